@@ -1,0 +1,197 @@
+"""The records: one frozen dataclass per artifact table, ids first.
+
+Records are joined by id, never by position. Token ids are what the engine returned or was given; nothing that is
+trained on was ever decoded and tokenised again.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+VerdictStatus = Literal["ok", "unparsable", "timeout", "error"]
+FinishReason = Literal["stop", "length"]
+Origin = Literal["response", "refinement"]
+CritiqueStatus = Literal["ok"]
+SelectionReason = Literal["correct", "random", "first_best"]
+UpdateStatus = Literal["ok", "no_gradient", "non_finite"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A question with the ground truth that a verifier compares answers to."""
+
+    problem_id: str
+    question: str
+    ground_truth: str
+    solution: str | None
+    source: str
+    level: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedRow:
+    """A row of a data set that is no problem, with its line (counted from 1) and the reason."""
+
+    row_id: str
+    source: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A problem as the policy sees it in one iteration. Its id is the group id of the responses to it."""
+
+    prompt_id: str
+    problem_id: str
+    iteration: int
+    slot: int  # position in the iteration's batch, over all chunks; a problem may occur twice in a batch
+    template: str
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """A first attempt, as sampled. `sampling_logprobs[t]` is of `token_ids[t]`, under the sampling distribution."""
+
+    response_id: str
+    group_id: str
+    problem_id: str
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    sampling_logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    policy_version: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the verifier said of a response or a refinement. A fault is a status of its own, never a reward of 0."""
+
+    subject_id: str
+    answer: str | None
+    correct: bool
+    status: VerdictStatus
+    reward: float | None  # None exactly when the status is timeout or error: nothing was judged
+    verifier: str
+    elapsed_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Critique:
+    """Natural-language remarks on one response."""
+
+    critique_id: str
+    response_id: str
+    kind: str
+    text: str
+    verdict_in_text: bool | None
+    agreed: bool | None
+    attempts: int
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    latency_ms: float
+    status: CritiqueStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refinement:
+    """A second attempt, sampled given question, response and critique (`prompt_token_ids` holds all three)."""
+
+    refinement_id: str
+    response_id: str
+    critique_id: str
+    group_id: str
+    problem_id: str
+    index: int  # 0..per_response-1 within its response
+    prompt_token_ids: tuple[int, ...]
+    text: str
+    token_ids: tuple[int, ...]
+    sampling_logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    policy_version: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectedRefinement:
+    """A refinement that joins its group's training rows, and why."""
+
+    group_id: str
+    refinement_id: str
+    reason: SelectionReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSample:
+    """One row of the training batch: a completion as a continuation of `prompt_token_ids`.
+
+    For a refinement the prompt is the original question alone (paper step 7), so its `sampling_logprobs`, which were
+    conditioned on the refinement prompt, are kept for the record and never enter a ratio.
+    """
+
+    sample_id: str  # the response_id or refinement_id
+    group_id: str
+    origin: Origin
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    sampling_logprobs: tuple[float, ...]
+    reward: float
+    advantage: float
+    weight: float  # factor of this row's token sum in the loss, before the constant denominator; sums to 1 a group or 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A version of the weights. The digest is its identity; the directories may be absent, and are recoverable."""
+
+    policy_version: int
+    parent: str | None  # stage key of the update or init_policy that wrote the policy this one was trained from
+    weights_sha256: str
+    weights: str | None  # directory (relative to the store) in Hugging Face format
+    checkpoint: str | None  # directory (relative to the store): weights + optimizer + scheduler + RNG
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateMetrics:
+    """What one update did. Means over tokens are over the trained tokens of that origin; NaN never stands for absent."""
+
+    policy_version: int
+    optimizer_step: int
+    status: UpdateStatus
+    loss: float
+    grad_norm: float | None
+    learning_rate: float
+    entropy: float | None
+    clip_fraction_low: float | None
+    clip_fraction_high: float | None
+    shaping_mean: float | None  # mean p/(p+gamma) over refinement tokens
+    refinement_prob_mean: float | None  # mean p over refinement tokens, conditioned on the question alone
+    kl_to_sampler: float | None  # mean (sampling - trainer) log-prob over response tokens
+    logprob_gap_mean: float | None  # mean |sampling - trainer| log-prob over response tokens
+    logprob_gap_max: float | None
+    samples: int
+    samples_trained: int  # rows with a non-zero advantage
+    samples_skipped: int
+    response_tokens: int
+    refinement_tokens: int
+    non_finite_steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalResult:
+    """One evaluation problem answered by one policy, without any critique."""
+
+    problem_id: str
+    policy_version: int
+    sample_index: int
+    correct: bool
+    status: VerdictStatus
+    answer: str | None
+    text: str
+    tokens: int
+    finish_reason: FinishReason

@@ -1,0 +1,5 @@
+"""What happens, in order."""
+
+from flows import environment
+
+environment.apply()

@@ -1,0 +1,166 @@
+"""The `cgrpo` command: parse, call, print, exit code. Heavy imports come after parsing, so that --help is quick.
+
+Exit codes: 0 done, 1 a run or a check failed, 2 a mistake in the input, 130 interrupted. Data goes to stdout, all else to stderr.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cgrpo_core.errors import UserError
+
+app = typer.Typer(
+    name="cgrpo",
+    help="Train language models with Critique-GRPO, and ask in SQL about every token that moved the weights.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Pipeline = Annotated[str, typer.Argument(help="A pipeline of pipelines.yaml, such as critique-grpo or grpo.")]
+ProfileOption = Annotated[str | None, typer.Option("--profile", help="The machine: cpu, 1-gpu, 8-gpu.")]
+PresetOption = Annotated[list[str], typer.Option("--preset", help="A choice of method; may be given again.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", help="One parameter, as rollout.group_size=4; may be given again.")
+]
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run; by default pipeline and time.")]
+FileOption = Annotated[Path, typer.Option("--file", help="The declaration.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunArgument = Annotated[str | None, typer.Argument(help="A run; by default the newest.")]
+DECLARATION = Path("pipelines.yaml")
+
+
+@app.command()
+def run(
+    pipeline: Pipeline,
+    profile: ProfileOption = "cpu",
+    preset: PresetOption = [],  # noqa: B006
+    set_: SetOption = [],  # noqa: B006
+    name: NameOption = None,
+    file: FileOption = DECLARATION,
+) -> None:
+    """Train: plan a pipeline, freeze the plan as a run, and carry it out."""
+    from flows.runner import start
+
+    start(pipeline, profile=profile, presets=preset, sets=set_, name=name, file=file)
+
+
+@app.command()
+def resume(run: RunArgument = None) -> None:
+    """Go on with a run: what is published is reused, the rest is run."""
+    from flows.runner import go_on
+
+    go_on(run)
+
+
+@app.command()
+def plan(
+    pipeline: Pipeline,
+    profile: ProfileOption = "cpu",
+    preset: PresetOption = [],  # noqa: B006
+    set_: SetOption = [],  # noqa: B006
+    name: NameOption = None,
+    file: FileOption = DECLARATION,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the stages with their keys, and whether each would run or be reused. Nothing is run."""
+    from flows.report import print_plan
+
+    print_plan(file, pipeline, profile=profile, presets=preset, sets=set_, as_json=as_json)
+
+
+@app.command()
+def status(run: RunArgument = None, as_json: JsonOption = False) -> None:
+    """Print where a run stands."""
+    from flows.report import print_status
+
+    print_status(run, as_json=as_json)
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="A query over the views; `cgrpo sql 'show tables'` lists them.")],
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    run: Annotated[list[str], typer.Option("--run", help="Only these runs; by default all.")] = [],  # noqa: B006
+) -> None:
+    """Ask about everything that was sampled, judged, said and learnt. Read-only."""
+    from flows.report import print_query
+
+    print_query(query, runs=run or None, form="json" if as_json else "csv" if as_csv else "table")
+
+
+@app.command()
+def serve(limit: Annotated[int, typer.Option("--limit", help="How many runs may go on at once.")] = 1) -> None:
+    """Serve the deployment cgrpo/train from this process, until Ctrl-C."""
+    from flows.runner import serve_deployment
+
+    serve_deployment(limit)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option("--port", help="Loopback port; 0 takes a free one.")] = 4200) -> None:
+    """Show the Prefect UI over the runs that are kept here, until Ctrl-C."""
+    from flows.runner import show_ui
+
+    show_ui(port)
+
+
+@app.command()
+def engines(stop: Annotated[bool, typer.Option("--stop", help="End them.")] = False) -> None:
+    """List the engines on the Ray cluster that RAY_ADDRESS names, or end them."""
+    from flows.runner import handle_engines
+
+    handle_engines(stop)
+
+
+@app.command()
+def golden(directory: Annotated[Path, typer.Argument(help="A folder of vector files (*.json).")]) -> None:
+    """Check the numeric core against golden vectors."""
+    from flows.report import check_golden
+
+    if not check_golden(directory):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command; a user's mistake shows a message and a hint, never a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except UserError as error:
+        fail(error.message, error.hint)
+        sys.exit(2)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except Exception as error:
+        code = _click_error(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _click_error(error: Exception) -> int:
+    """Show click's own complaints as ours; anything else is a fault of the program and keeps its traceback."""
+    import click
+
+    if isinstance(error, click.exceptions.Abort):
+        return 130
+    if not isinstance(error, click.ClickException):
+        raise error
+    fail(error.format_message(), f"{getattr(getattr(error, 'ctx', None), 'command_path', 'cgrpo')} --help")
+    return 2
+
+
+def fail(message: str, hint: str = "") -> None:
+    """Print a message, and a hint after a blank line, to stderr."""
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"\nhint: {hint}", file=sys.stderr)
+
+
+def dump_json(value: object) -> None:
+    """Print a value as JSON to stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))

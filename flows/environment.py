@@ -1,0 +1,30 @@
+"""Settings of other programs that must stand in the environment before they are imported: quiet, offline, loopback.
+
+A value that the user has set is left alone.
+"""
+
+import os
+
+DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+# Ray turns 127.0.0.1 into the address that others reach it by, and then listens on all interfaces, unless it is told
+# that this machine takes no part in clusters; only then does a local Ray stay on loopback.
+LOCAL_RAY_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def apply() -> None:
+    """Put the defaults into the environment of this process and of those that it starts."""
+    chosen = DEFAULTS if os.environ.get("RAY_ADDRESS") else DEFAULTS | LOCAL_RAY_ONLY
+    for name, value in chosen.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,33 @@
+"""The identity of what a run starts from, found without loading anything heavy: content digests and pinned revisions."""
+
+from pathlib import Path
+from typing import Any
+
+from flows.plan import compile_plan, used_inputs
+from flows.spec import Spec, resolve
+from storage.plans import Plan
+
+MODEL_KINDS = ("pypi_gguf", "hf_model", "path")
+
+
+def identities(spec: Spec) -> dict[str, dict[str, Any]]:
+    """Return what identifies each input that the pipeline uses; the others are left as declared. Raises UserError."""
+    from tasks import models, problems
+
+    used = used_inputs(spec)
+    found = {}
+    for name, leaf in spec.inputs.items():
+        declaration = leaf.model_dump()
+        if name not in used:
+            found[name] = {"digest": "unused"}
+        elif leaf.kind in MODEL_KINDS:
+            found[name] = models.identity(declaration, Path(spec.base_dir))
+        else:
+            found[name] = problems.identity(declaration, Path(spec.base_dir))
+    return found
+
+
+def make_plan(file: Path, pipeline: str, *, profile: str | None, presets: list[str], sets: list[str]) -> Plan:
+    """Return the plan of a pipeline as a user names it. Raises UserError."""
+    spec = resolve(file, pipeline, profile=profile, presets=presets, sets=sets)
+    return compile_plan(spec, identities(spec))

@@ -1,0 +1,196 @@
+"""From a specification to the plan of a run: every stage in order, with its key. Pure: no clock, no server, no engine.
+
+Keys are lineage keys (storage/keys.py), so the whole run is known before it starts, and a longer run begins with the
+very stages of a shorter one.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cgrpo_core.errors import UserError
+from cgrpo_core.params import BLOCKS, key_values
+from flows.spec import Spec, Stage
+from flows.spec_errors import nearest
+from storage.keys import stage_ingredients, stage_key
+from storage.plans import InputRef, Plan, Section, StagePlan
+from storage.schemas import RECORDS, schema_digest
+from tasks.versions import STAGE_VERSIONS
+
+# Engine options that change what comes out; all others only resize or relocate.
+RESULT_OPTIONS = ("dtype",)
+
+Outputs = dict[str, tuple[InputRef, ...]]  # "stage.output" -> where it will be
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What a reference in `in:` may name at one place of the graph."""
+
+    spec: Spec
+    leaves: Mapping[str, dict[str, Any]]
+    outputs: Outputs
+    section: Section
+    iteration: int | None = None
+    chunk: int | None = None
+
+
+def compile_plan(spec: Spec, leaf_identities: Mapping[str, dict[str, Any]]) -> Plan:
+    """Return the plan of `spec`. leaf_identities: input name -> what identifies its content. Raises UserError."""
+    check(spec)
+    leaves = {name: {**leaf.model_dump(), "identity": leaf_identities[name]} for name, leaf in spec.inputs.items()}
+    outputs: Outputs = {}
+    stages: list[StagePlan] = []
+    setup = _Scope(spec, leaves, outputs, "setup")
+    for name, stage in spec.graph.setup.items():
+        stages.append(_stage_plan(setup, name, stage, outputs))
+    carried = {name: outputs[carry.first] for name, carry in spec.graph.carry.items()}
+    for iteration in range(1, spec.params.run.iterations + 1):
+        produced = dict(_iteration(spec, leaves, {**outputs, **_carry_names(carried)}, iteration, stages))
+        carried = {name: produced[carry.next] for name, carry in spec.graph.carry.items()}
+    config = {
+        "pipeline": spec.pipeline,
+        "inputs": leaves,
+        "engines": {name: engine.model_dump() for name, engine in spec.engines.items()},
+        "params": asdict(spec.params),
+        "graph": spec.graph.model_dump(by_alias=True),
+        "base_dir": spec.base_dir,
+    }
+    return Plan(pipeline=spec.pipeline, config=config, stages=tuple(stages))
+
+
+def used_inputs(spec: Spec) -> set[str]:
+    """Return the names of the inputs that some stage or engine of the pipeline uses."""
+    stages = [stage for _, _, stage in _all_stages(spec)]
+    named = {ref.split(".", 1)[1] for stage in stages for ref in stage.reads.values() if ref.startswith("inputs.")}
+    return named | {spec.engines[stage.engine].model for stage in stages if stage.engine in spec.engines}
+
+
+def check(spec: Spec) -> None:
+    """Raise UserError when a name in the graph leads nowhere: tasks, records, blocks, engines, schedules, references."""
+    for section, name, stage in _all_stages(spec):
+        where = f"pipelines.{spec.pipeline}.{section}.{name}"
+        _known(f"{where}.task", stage.task, STAGE_VERSIONS)
+        for output, record in stage.out.items():
+            _known(f"{where}.out.{output}", record, RECORDS)
+        for block in stage.params:
+            _known(f"{where}.params", block, BLOCKS)
+        if stage.engine is not None:
+            _known(f"{where}.engine", stage.engine, spec.engines)
+            _known(f"engines.{stage.engine}.model", spec.engines[stage.engine].model, spec.inputs)
+        if stage.every is not None:
+            _every(spec, f"{where}.every", stage.every)
+    if spec.params.run.prompts_per_iteration < spec.params.run.chunks:
+        raise UserError(
+            f"params.run.chunks = {spec.params.run.chunks} is more than the {spec.params.run.prompts_per_iteration} prompts of an iteration",
+            "lower run.chunks or raise run.prompts_per_iteration",
+        )
+
+
+def _iteration(
+    spec: Spec, leaves: Mapping[str, dict[str, Any]], before: Outputs, iteration: int, stages: list[StagePlan]
+) -> Outputs:
+    gathered: Outputs = {}
+    for chunk in range(spec.params.run.chunks):
+        outputs = dict(before)
+        scope = _Scope(spec, leaves, outputs, "explore", iteration, chunk)
+        for name, stage in spec.graph.explore.items():
+            stages.append(_stage_plan(scope, name, stage, outputs))
+            for output in stage.out:
+                gathered[f"explore.{name}.{output}"] = (
+                    *gathered.get(f"explore.{name}.{output}", ()),
+                    *outputs[f"{name}.{output}"],
+                )
+    outputs = {**before, **gathered}
+    scope = _Scope(spec, leaves, outputs, "learn", iteration)
+    last = iteration == spec.params.run.iterations
+    for name, stage in spec.graph.learn.items():
+        if last or stage.every is None or iteration % _every(spec, name, stage.every) == 0:
+            stages.append(_stage_plan(scope, name, stage, outputs))
+    return outputs
+
+
+def _stage_plan(scope: _Scope, name: str, stage: Stage, outputs: Outputs) -> StagePlan:
+    where = f"pipelines.{scope.spec.pipeline}.{scope.section}.{name}.in"
+    inputs: dict[str, tuple[InputRef, ...]] = {}
+    leaves: dict[str, dict[str, Any]] = {}
+    for argument, ref in stage.reads.items():
+        if ref.startswith("inputs."):
+            _known(f"{where}.{argument}", ref.removeprefix("inputs."), scope.leaves)
+            leaves[argument] = scope.leaves[ref.removeprefix("inputs.")]
+        else:
+            _known(f"{where}.{argument}", ref, outputs)
+            inputs[argument] = outputs[ref]
+    engine = _engine(scope, stage)
+    params = asdict(scope.spec.params)
+    blocks = {block: params[block] for block in stage.params}
+    ingredients = stage_ingredients(
+        stage=name,
+        stage_version=STAGE_VERSIONS[stage.task],
+        record_schemas={output: schema_digest(RECORDS[record]) for output, record in stage.out.items()},
+        params={block: key_values(block, values) for block, values in blocks.items()},
+        inputs={argument: [f"{ref.key}/{ref.output}" for ref in refs] for argument, refs in inputs.items()}
+        | {argument: [leaf["identity"]["digest"]] for argument, leaf in leaves.items()},
+        engine=None if engine is None else _result_options(engine),
+        iteration=scope.iteration,
+        chunk=scope.chunk,
+        salt="",
+        seed=scope.spec.params.run.seed,
+    )
+    key = stage_key(ingredients)
+    for output in stage.out:
+        outputs[f"{name}.{output}"] = (InputRef(key=key, output=output),)
+    return StagePlan(
+        stage=name,
+        task=stage.task,
+        section=scope.section,
+        iteration=scope.iteration,
+        chunk=scope.chunk,
+        key=key,
+        ingredients=ingredients,
+        inputs=inputs,
+        leaves=leaves,
+        outputs=dict(stage.out),
+        params=blocks,
+        engine=engine,
+        retries=stage.retries,
+        resources=dict(stage.resources),
+    )
+
+
+def _engine(scope: _Scope, stage: Stage) -> dict[str, Any] | None:
+    if stage.engine is None:
+        return None
+    declared = scope.spec.engines[stage.engine]
+    return {**declared.model_dump(), "name": stage.engine, "model": scope.leaves[declared.model]}
+
+
+def _result_options(engine: dict[str, Any]) -> dict[str, Any]:
+    options = {name: engine["options"][name] for name in RESULT_OPTIONS if name in engine["options"]}
+    return {"kind": engine["kind"], "model": engine["model"]["identity"]["digest"], **options}
+
+
+def _carry_names(carried: Outputs) -> Outputs:
+    return {f"carry.{name}": refs for name, refs in carried.items()}
+
+
+def _all_stages(spec: Spec) -> Iterator[tuple[Section, str, Stage]]:
+    sections: tuple[Section, ...] = ("setup", "explore", "learn")
+    for section in sections:
+        for name, stage in getattr(spec.graph, section).items():
+            yield section, name, stage
+
+
+def _every(spec: Spec, where: str, path: str) -> int:
+    block, _, name = path.partition(".")
+    value = getattr(getattr(spec.params, block, None), name, None)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(
+            f"{where} = {path!r} does not name a positive whole number in params", "write it as evaluate.every"
+        )
+    return value
+
+
+def _known(where: str, name: str, known: Any) -> None:
+    if name not in known:
+        raise UserError(f"{where} names {name!r}, which is not there", nearest(name, known))

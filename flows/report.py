@@ -1,0 +1,157 @@
+"""What commands print: plans, states, query results, the summary of a run, the golden check."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cgrpo_core.errors import UserError
+from flows.cli import dump_json
+from flows.home import data_home
+from flows.leaves import make_plan
+from flows.summary import iteration_row, stages_of
+from storage.artifacts import Store
+from storage.runs import Run, read_plan, run_state
+
+Form = Literal["table", "json", "csv"]
+
+
+def print_plan(
+    file: Path, pipeline: str, *, profile: str | None, presets: list[str], sets: list[str], as_json: bool
+) -> None:
+    """Print every stage with its key and whether it would run or be reused."""
+    plan = make_plan(file, pipeline, profile=profile, presets=presets, sets=sets)
+    store = Store(data_home())
+    rows = [
+        {
+            "iteration": stage.iteration,
+            "chunk": stage.chunk,
+            "section": stage.section,
+            "stage": stage.stage,
+            "engine": stage.engine["name"] if stage.engine else None,
+            "action": "reuse" if store.find(stage.key) else "run",
+            "key": stage.key,
+        }
+        for stage in plan.stages
+    ]
+    if as_json:
+        dump_json(rows)
+        return
+    show_table(
+        ["iteration", "chunk", "section", "stage", "engine", "action", "key"],
+        [[*list(row.values())[:-1], str(row["key"])[:16]] for row in rows],
+    )
+    reused = sum(row["action"] == "reuse" for row in rows)
+    say(f"{len(rows)} stages: {len(rows) - reused} to run, {reused} to reuse")
+
+
+def print_status(name: str | None, *, as_json: bool) -> None:
+    """Print the state of a run."""
+    state = run_state(data_home(), name)
+    values = {
+        "run": state.name,
+        "state": state.state,
+        "iteration": state.iteration,
+        "iterations": state.iterations,
+        "policy_version": state.policy_version,
+        "weights_sha256": state.weights_sha256,
+        "stages_published": state.stages_published,
+        "stages_total": state.stages_total,
+        "error": state.error,
+    }
+    if as_json:
+        dump_json(values)
+        return
+    show_table(["", ""], [[key, value] for key, value in values.items() if value is not None])
+    if state.state not in ("completed", "running"):
+        say(f"\nhint: go on with: cgrpo resume {state.name}")
+
+
+def print_query(query: str, *, runs: list[str] | None, form: Form) -> None:
+    """Run a read-only query and print its rows."""
+    from storage.catalog import query as ask
+
+    result = ask(data_home(), query, runs=runs)
+    if form == "json":
+        dump_json([dict(zip(result.columns, row, strict=True)) for row in result.rows])
+    elif form == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerow(result.columns)
+        writer.writerows(result.rows)
+    else:
+        show_table(result.columns, result.rows)
+
+
+def print_summary(home: Path, run: Run, *, seconds: float) -> None:
+    """Print what each iteration did, and what a user would type next."""
+    plan, store = read_plan(home, run.name), Store(home)
+    iterations = max((stage.iteration or 0 for stage in plan.stages), default=0)
+    rows = [iteration_row(store, stages_of(plan, iteration)) for iteration in range(iterations + 1)]
+    columns = ["reward_mean", "accuracy", "refine_refinements", "verify_refinements_correct", "loss", "grad_norm"]
+    columns += ["entropy", "logprob_gap_max", "tokens", "tokens_per_second", "seconds"]
+    show_table(
+        ["iteration", *columns], [[number, *(row.get(name) for name in columns)] for number, row in enumerate(rows)]
+    )
+    state = run_state(home, run.name)
+    say(
+        f"\nrun {run.name}: {state.state} in {seconds:.0f} s; policy {state.policy_version}, weights {state.weights_sha256}"
+    )
+    query = "select iteration, count(*) responses, avg(reward) from responses join verdicts on subject_id = response_id and responses.run = verdicts.run group by all order by all"
+    say("\nnext:")
+    say(f'  cgrpo sql "{query}" --run {run.name}')
+    say("  cgrpo ui")
+    say(f"  cgrpo resume {run.name}")
+
+
+def check_golden(directory: Path) -> bool:
+    """Check every vector file of a folder; print a line for each failing case; return whether all agree."""
+    from cgrpo_core.golden import check_case
+
+    files = sorted(directory.glob("*.json")) if directory.is_dir() else []
+    if not files:
+        raise UserError(f"{directory} holds no *.json vector files", "name a folder such as tests/data/golden")
+    agreed = total = 0
+    for path in files:
+        for number, case in enumerate(_cases(path)):
+            faults = check_case(case)
+            total += 1
+            agreed += not faults
+            if faults:
+                label = case.get("id", number) if isinstance(case, dict) else number
+                print(f"{path.name} {label}: {'; '.join(faults)}")
+    print(f"{agreed} of {total} cases agree")
+    return agreed == total
+
+
+def _cases(path: Path) -> list[Any]:
+    try:
+        cases = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a JSON file of cases: {error}") from None
+    return cases if isinstance(cases, list) else [cases]
+
+
+def show_table(columns: list[str], rows: list[Any]) -> None:
+    """Print a table to stdout; cell text is shown as it is, never read as markup or terminal control."""
+    table = Table(show_header=any(columns))
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
+    return "".join(mark if mark.isprintable() or mark == "\n" else f"\\x{ord(mark):02x}" for mark in text)
+
+
+def say(text: str) -> None:
+    """Print to stderr."""
+    print(text, file=sys.stderr, flush=True)

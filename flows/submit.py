@@ -1,0 +1,74 @@
+"""From plan to Prefect: each stage becomes a task run on Ray. The one file that knows both."""
+
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any
+
+from prefect import Task
+from prefect.futures import PrefectFuture
+from prefect.states import State
+from prefect_ray.context import remote_options
+
+from cgrpo_core.errors import UserError
+from storage.plans import StagePlan
+
+# A stage mostly waits for an engine, so it claims little: two whole-CPU tasks on two CPUs would starve each other.
+DEFAULT_CPUS = 0.1
+RETRY_DELAY_S = 2
+NOT_THE_CAUSE = {"NotReady", "Pending"}  # states of tasks whose upstream failed
+
+
+def submit_stages(
+    stages: list[StagePlan], *, run: str, home: str, base_dir: str
+) -> list[tuple[StagePlan, PrefectFuture]]:
+    """Submit the stages in plan order; edges inside the section are futures, edges from outside are in the store."""
+    futures: dict[str, PrefectFuture] = {}
+    for plan in stages:
+        upstream = [futures[ref.key] for refs in plan.inputs.values() for ref in refs if ref.key in futures]
+        with remote_options(num_cpus=plan.resources.get("num_cpus", DEFAULT_CPUS)):
+            futures[plan.key] = _task(plan, run).submit(
+                plan=asdict(plan), home=home, base_dir=base_dir, upstream=upstream
+            )
+    return [(plan, futures[plan.key]) for plan in stages]
+
+
+def wait_for_all(submitted: list[tuple[StagePlan, PrefectFuture]]) -> None:
+    """Wait for every stage, then raise what the first failed one in plan order raised: its cause, not its echoes."""
+    for _, future in submitted:
+        future.wait()
+    failed = [(plan, future.state) for plan, future in submitted if not future.state.is_completed()]
+    causes = [(plan, state) for plan, state in failed if state.name not in NOT_THE_CAUSE]
+    for plan, state in causes or failed:
+        raise StageFailed(plan.label, state.message or state.name or "failed", _user_error(state))
+
+
+class StageFailed(Exception):
+    """A stage of the run failed for good."""
+
+    def __init__(self, label: str, message: str, cause: UserError | None) -> None:
+        super().__init__(f"stage {label}: {cause.message if cause else message}")
+        self.hint = cause.hint if cause else ""
+
+
+def _user_error(state: State[Any]) -> UserError | None:
+    error = state.result(raise_on_failure=False)
+    return error if isinstance(error, UserError) else None
+
+
+def _task(plan: StagePlan, run: str) -> Task[..., Any]:
+    module, _, name = plan.task.partition(":")
+    task: Task[..., Any] = getattr(import_module(module), name)
+    tags = {f"run:{run}", f"stage:{plan.stage}", f"section:{plan.section}"}
+    return task.with_options(
+        name=plan.stage,
+        task_run_name=f"{run} {plan.label}",
+        tags=tags | ({f"iteration:{plan.iteration}"} if plan.iteration else set()),
+        retries=plan.retries,
+        retry_delay_seconds=RETRY_DELAY_S,
+        retry_condition_fn=worth_retrying,
+    )
+
+
+def worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Return whether another attempt could end otherwise: a user's mistake stays one."""
+    return _user_error(state) is None

@@ -1,0 +1,79 @@
+"""What an iteration did, in one row: read from the manifests and tables that its stages published."""
+
+from collections.abc import Iterable
+
+from cgrpo_core.records import UpdateMetrics
+from storage.artifacts import Manifest, Store
+from storage.plans import Plan, StagePlan
+
+Row = dict[str, str | int | float | None]
+
+
+def stages_of(plan: Plan, iteration: int) -> list[StagePlan]:
+    """Return the stages of one iteration in plan order; those of the setup for 0."""
+    return [stage for stage in plan.stages if (stage.iteration or 0) == iteration]
+
+
+def iteration_row(store: Store, stages: Iterable[StagePlan]) -> Row:
+    """Return the figures of one iteration; what no stage measured is left out."""
+    manifests = [(stage, manifest) for stage in stages if (manifest := store.find(stage.key)) is not None]
+    row: Row = {}
+    for name, key in (
+        ("rollout", "responses"),
+        ("verify", "correct"),
+        ("refine", "refinements"),
+        ("verify_refinements", "correct"),
+    ):
+        found = [manifest for stage, manifest in manifests if stage.stage == name]
+        if found:
+            row[f"{name}_{key}"] = sum(manifest.counts.get(key, 0) for manifest in found)
+    row |= _advantage(manifests)
+    row |= _sampling(manifests)
+    for stage, manifest in manifests:
+        if "UpdateMetrics" in stage.outputs.values():
+            row |= _update(store, stage)
+        if "EvalResult" in stage.outputs.values():
+            row["accuracy"] = manifest.metrics.get("accuracy")
+    row |= _faults(manifests)
+    if manifests:
+        row["seconds"] = round(max(m.ended_at for _, m in manifests) - min(m.started_at for _, m in manifests), 1)
+    return row
+
+
+def _advantage(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
+    found = [manifest for stage, manifest in manifests if "TrainingSample" in stage.outputs.values()]
+    groups = sum(manifest.counts.get("groups", 0) for manifest in found)
+    if not groups:
+        return {}
+    judged = sum(manifest.counts.get("judged", 0) for manifest in found)
+    reward = sum(manifest.metrics.get("reward_sum", 0.0) for manifest in found)
+    flat = sum(manifest.counts.get("groups_without_gradient", 0) for manifest in found)
+    return {"reward_mean": reward / judged if judged else None, "groups": groups, "groups_without_gradient": flat}
+
+
+def _sampling(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
+    tokens = sum(manifest.metrics.get("completion_tokens", 0) for _, manifest in manifests)
+    seconds = sum(manifest.metrics.get("sampling_seconds", 0.0) for _, manifest in manifests)
+    return {"tokens": int(tokens), "tokens_per_second": round(tokens / seconds, 1)} if seconds else {}
+
+
+def _update(store: Store, stage: StagePlan) -> Row:
+    output = next(name for name, record in stage.outputs.items() if record == "UpdateMetrics")
+    metrics = store.read(stage.key, output, UpdateMetrics)[0]
+    names = ("status", "loss", "grad_norm", "entropy", "clip_fraction_low", "clip_fraction_high", "shaping_mean")
+    names += ("kl_to_sampler", "logprob_gap_max", "samples", "samples_trained", "non_finite_steps")
+    return {name: getattr(metrics, name) for name in names} | {"update_seconds": round(metrics.seconds, 1)}
+
+
+def _faults(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
+    names = (
+        "rejected",
+        "too_long",
+        "truncated",
+        "status_timeout",
+        "status_error",
+        "status_unparsable",
+        "without_verdict",
+    )
+    totals = {name: sum(manifest.counts.get(name, 0) for _, manifest in manifests) for name in names}
+    return {name: total for name, total in totals.items() if total}

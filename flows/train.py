@@ -1,0 +1,113 @@
+"""The flow named `cgrpo`: setup, then a sub-flow for each iteration. A Python `for`; Prefect and Ray do the rest."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect_ray.task_runners import RayTaskRunner
+
+from cgrpo_core.errors import UserError
+from flows.cluster import NAMESPACE, ray_cluster
+from flows.home import data_home
+from flows.leaves import make_plan
+from flows.submit import StageFailed, submit_stages, wait_for_all
+from flows.summary import iteration_row, stages_of
+from storage.artifacts import Store
+from storage.errors import StorageError
+from storage.runs import Run, RunLock, create_run, end_attempt, open_run, read_plan, start_attempt
+
+
+@flow(name="iteration", flow_run_name="{run} iteration {iteration}", persist_result=False, validate_parameters=False)
+def iteration_flow(run: str, home: str, iteration: int) -> None:
+    """Run the stages of one iteration, 0 being the setup; what is published already comes back `Cached`."""
+    plan = read_plan(Path(home), run)
+    stages = stages_of(plan, iteration)
+    wait_for_all(submit_stages(stages, run=run, home=home, base_dir=plan.config["base_dir"]))
+    row = iteration_row(Store(Path(home)), stages)
+    create_table_artifact(
+        key=f"{run}-iteration-{iteration}".replace(".", "-").replace("_", "-"),
+        table=[{"metric": name, "value": value} for name, value in row.items()],
+        description=f"{run}, iteration {iteration}" if iteration else f"{run}, setup",
+    )
+
+
+@flow(name="cgrpo", flow_run_name="{pipeline} {name}", persist_result=False)
+def cgrpo(
+    pipeline: str = "critique-grpo",
+    profile: str | None = "cpu",
+    preset: list[str] = [],  # noqa: B006 (Prefect shows the default in its form; it is never changed)
+    set: list[str] = [],  # noqa: B006 (the word that users type)
+    name: str | None = None,
+    file: str = "pipelines.yaml",
+    resume: str | None = None,
+) -> str:
+    """Train: a new run of a pipeline, or with `resume` the rest of a run. Return the name of the run."""
+    home = data_home()
+    run = open_run(home, resume) if resume else new_run(home, pipeline, profile, preset, set, name, Path(file))
+    carry_out(home, run)
+    return run.name
+
+
+def new_run(
+    home: Path, pipeline: str, profile: str | None, presets: list[str], sets: list[str], name: str | None, file: Path
+) -> Run:
+    """Plan and freeze a new run. Raises UserError before anything costly has started."""
+    plan = make_plan(file, pipeline, profile=profile, presets=presets, sets=sets)
+    options = {"file": str(file), "profile": profile, "presets": presets, "sets": sets}
+    return create_run(home, name=name, plan=plan, options=options)
+
+
+def carry_out(home: Path, run: Run) -> None:
+    """Do what is left of a run, as one attempt. Raises what the failed stage raised."""
+    logger = get_run_logger()
+    plan, store = read_plan(home, run.name), Store(home)
+    iterations = max((stage.iteration or 0 for stage in plan.stages), default=0)
+    runner = RayTaskRunner(init_kwargs={"namespace": NAMESPACE})
+    with attempt(home, run.name), ray_cluster():
+        for iteration in range(iterations + 1):
+            if all(store.find(stage.key) for stage in stages_of(plan, iteration)):
+                logger.info("iteration %d of %d: every stage is published", iteration, iterations)
+                continue
+            logger.info("iteration %d of %d", iteration, iterations)
+            iteration_flow.with_options(task_runner=runner)(run=run.name, home=str(home), iteration=iteration)
+
+
+@contextmanager
+def attempt(home: Path, name: str) -> Iterator[None]:
+    """Hold the run's lock and write how the attempt ended. Raises RunBusy if another process has the run."""
+    with RunLock(home, name), _terminate_as_interrupt():
+        number = start_attempt(home, name)
+        try:
+            yield
+        except (UserError, StorageError, StageFailed) as error:
+            end_attempt(home, name, number, "failed", str(error))
+            raise
+        except KeyboardInterrupt:
+            end_attempt(home, name, number, "interrupted", "interrupted by the user")
+            raise
+        except BaseException as error:
+            end_attempt(home, name, number, "failed", f"{type(error).__name__}: {error}")
+            raise
+        end_attempt(home, name, number, "completed")
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C, so that engines and servers end with the run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,259 @@
+"""SQL over everything that was published: a view for each record, `stages` and `runs`, in a sealed DuckDB connection.
+
+Each record view is a dataset over the list of published files, so that DuckDB reads only the columns and files that a
+query needs. `run`, `iteration`, `chunk` and `stage` are not in the files, which several runs may share: they come from
+the plans and are given to each file as a partition, so that a question about one iteration opens that iteration's
+files only. A file that two runs share is seen once for each.
+
+A query sees nothing else: no files, no network, no variables of the program, no settings.
+"""
+
+import re
+import threading
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow.fs import LocalFileSystem
+
+from storage.artifacts import Manifest, Store
+from storage.errors import QueryFailed, QueryTimeout
+from storage.plans import StagePlan
+from storage.runs import list_runs, open_run, read_plan, run_state
+from storage.schemas import RECORDS, arrow_schema
+
+VIEWS: dict[str, str] = {
+    "problems": "Problem",
+    "rejected_rows": "RejectedRow",
+    "prompts": "Prompt",
+    "responses": "Response",
+    "verdicts": "Verdict",
+    "critiques": "Critique",
+    "refinements": "Refinement",
+    "selections": "SelectedRefinement",
+    "training_samples": "TrainingSample",
+    "policies": "Policy",
+    "updates": "UpdateMetrics",
+    "evaluations": "EvalResult",
+}
+_PLACE = [
+    pa.field("run", pa.string()),
+    pa.field("iteration", pa.int64()),
+    pa.field("chunk", pa.int64()),
+    pa.field("stage", pa.string()),
+]
+_TIME = pa.timestamp("us")  # UTC without a zone: DuckDB needs another package to hand out times with one
+_STAGES = pa.schema(
+    [
+        *_PLACE,
+        pa.field("section", pa.string()),
+        pa.field("task", pa.string()),
+        pa.field("key", pa.string()),
+        pa.field("published", pa.bool_()),
+        pa.field("started_at", _TIME),
+        pa.field("ended_at", _TIME),
+        pa.field("seconds", pa.float64()),
+        pa.field("rows", pa.int64()),
+        pa.field("counts", pa.string()),
+        pa.field("metrics", pa.string()),
+    ]
+)
+_RUNS = pa.schema(
+    [
+        pa.field("run", pa.string()),
+        pa.field("pipeline", pa.string()),
+        pa.field("parent", pa.string()),
+        pa.field("created_at", _TIME),
+        pa.field("state", pa.string()),
+        pa.field("iteration", pa.int64()),
+        pa.field("iterations", pa.int64()),
+        pa.field("policy_version", pa.int64()),
+        pa.field("weights_sha256", pa.string()),
+        pa.field("stages_published", pa.int64()),
+        pa.field("stages_total", pa.int64()),
+        pa.field("error", pa.string()),
+    ]
+)
+# The order matters: nothing can be set any more after the last one.
+_SEAL = (
+    "SET python_enable_replacements = false",
+    "SET autoinstall_known_extensions = false",
+    "SET autoload_known_extensions = false",
+    "SET allow_community_extensions = false",
+    "SET temp_directory = ''",  # a query too large for memory fails, rather than writing beside the program
+    "SET enable_external_access = false",
+    "SET lock_configuration = true",
+)
+_READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A stage in a run's plan, with its manifest if it is published."""
+
+    run: str
+    stage: StagePlan
+    manifest: Manifest | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryResult:
+    """What a query returned: column names, and rows of plain Python values."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+
+
+def open_catalog(home: Path, runs: list[str] | None = None) -> duckdb.DuckDBPyConnection:
+    """Return a sealed connection in memory with the views over these runs, or over all.
+
+    It shows what was published when it was opened. Raises RunNotFound for a name that is no run.
+    """
+    names = [run.name for run in list_runs(home)] if runs is None else [open_run(home, name).name for name in runs]
+    placed = _placed_stages(Store(Path(home)), Path(home), names)
+    connection = duckdb.connect(":memory:")
+    for view, name in VIEWS.items():
+        connection.register(view, _dataset(Store(Path(home)), RECORDS[name], placed))
+    connection.register("stages_arrow", pa.Table.from_pylist([_stage_row(item) for item in placed], schema=_STAGES))
+    connection.register("runs_arrow", pa.Table.from_pylist([_run_row(home, name) for name in names], schema=_RUNS))
+    # Tables of DuckDB's own: small, and JSON gets its type, so that counts->>'truncated' works.
+    connection.execute(
+        "CREATE TABLE stages AS SELECT * REPLACE (counts::JSON AS counts, metrics::JSON AS metrics) FROM stages_arrow"
+    )
+    connection.execute("CREATE TABLE runs AS SELECT * FROM runs_arrow")
+    connection.unregister("stages_arrow")
+    connection.unregister("runs_arrow")
+    for statement in _SEAL:
+        connection.execute(statement)
+    return connection
+
+
+def query(home: Path, sql: str, deadline_s: float = 60.0, runs: list[str] | None = None) -> QueryResult:
+    """Return the result of one SELECT (or WITH, DESCRIBE, SUMMARIZE, EXPLAIN) over the views.
+
+    Raises QueryFailed with DuckDB's message and a hint, QueryTimeout if it was still at work after `deadline_s`
+    seconds of its own, RunNotFound.
+    """
+    connection = open_catalog(home, runs)
+    passed = threading.Event()
+
+    def interrupt() -> None:
+        passed.set()
+        connection.interrupt()
+
+    timer = threading.Timer(deadline_s, interrupt)
+    try:
+        statement = _only_statement(connection, sql)
+        timer.start()
+        relation = connection.execute(statement)
+        columns = [column[0] for column in relation.description or []]
+        return QueryResult(columns=columns, rows=relation.fetchall())
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        if passed.is_set():
+            raise QueryTimeout(
+                f"interrupted after {deadline_s:g} s", "ask for one run or iteration, or allow more time"
+            ) from error
+        raise QueryFailed(str(error), _hint(str(error))) from error
+    finally:
+        timer.cancel()
+        if timer.ident is not None:
+            timer.join()  # so that it cannot interrupt a closed connection
+        connection.close()
+
+
+def _only_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    if any("\ud800" <= character <= "\udfff" for character in sql):
+        raise QueryFailed("the query is not valid Unicode", "stored text holds lone surrogates in an escaped form")
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1 or statements[0].type not in _READING:
+        raise QueryFailed(
+            "one SELECT at a time: the store is read-only", "SELECT, WITH, DESCRIBE, SUMMARIZE and EXPLAIN read"
+        )
+    return statements[0]
+
+
+def _hint(message: str) -> str:
+    names = [*VIEWS, "stages", "runs"]
+    absent = re.search(r"Table with name \"?(\w+)\"? does not exist", message)
+    near = get_close_matches(absent.group(1).lower(), names, n=1) if absent else []
+    if near:
+        return f"did you mean {near[0]}? DESCRIBE {near[0]} lists its columns"
+    if "file system operations are disabled" in message or "disabled by configuration" in message:
+        return "a query reads the views only, never files or the network: " + ", ".join(names)
+    return f"views: {', '.join(names)}; DESCRIBE VIEW_NAME lists the columns"
+
+
+def _placed_stages(store: Store, home: Path, names: Iterable[str]) -> list[_Placed]:
+    manifests: dict[str, Manifest | None] = {}  # shared stages are read once
+    placed = []
+    for name in names:
+        for stage in read_plan(home, name).stages:
+            if stage.key not in manifests:
+                manifests[stage.key] = store.find(stage.key)
+            placed.append(_Placed(name, stage, manifests[stage.key]))
+    return placed
+
+
+def _dataset(store: Store, record: type, placed: list[_Placed]) -> ds.FileSystemDataset:
+    """The published files of a record, each with its place as partition; a field called like a place gives way."""
+    parquet, files = ds.ParquetFileFormat(), LocalFileSystem()
+    taken = {field.name for field in _PLACE}
+    schema = pa.schema(_PLACE + [field for field in arrow_schema(record) if field.name not in taken])
+    fragments = [
+        parquet.make_fragment(
+            str(store.path(item.stage.key) / entry["file"]), filesystem=files, partition_expression=_partition(item)
+        )
+        for item in placed
+        for entry in (item.manifest.outputs.values() if item.manifest else ())
+        if entry["record"] == record.__name__
+    ]
+    return ds.FileSystemDataset(fragments, schema, parquet, files)
+
+
+def _partition(item: _Placed) -> ds.Expression:
+    stage = item.stage
+    values = {"run": item.run, "iteration": stage.iteration, "chunk": stage.chunk, "stage": stage.stage}
+    terms = [ds.field(name).is_null() if value is None else ds.field(name) == value for name, value in values.items()]
+    return terms[0] & terms[1] & terms[2] & terms[3]
+
+
+def _stage_row(item: _Placed) -> dict[str, Any]:
+    stage, manifest = item.stage, item.manifest
+    row: dict[str, Any] = {
+        "run": item.run,
+        "iteration": stage.iteration,
+        "chunk": stage.chunk,
+        "stage": stage.stage,
+        "section": stage.section,
+        "task": stage.task,
+        "key": stage.key,
+        "published": manifest is not None,
+    }
+    if manifest is not None:
+        row |= {
+            "started_at": _time(manifest.started_at),
+            "ended_at": _time(manifest.ended_at),
+            "seconds": manifest.ended_at - manifest.started_at,
+            "rows": sum(entry["rows"] for entry in manifest.outputs.values()),
+            "counts": dumps(manifest.counts),
+            "metrics": dumps(manifest.metrics),
+        }
+    return row
+
+
+def _run_row(home: Path, name: str) -> dict[str, Any]:
+    run, state = open_run(home, name), asdict(run_state(home, name))
+    state.pop("name")
+    created = _time(run.created_at)
+    return {"run": name, "pipeline": run.pipeline, "parent": run.parent, "created_at": created, **state}
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)

@@ -1,0 +1,73 @@
+"""The plan of a run as plain values: every stage of every iteration, with its key. Frozen with the run, as JSON."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Section = Literal["setup", "explore", "learn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRef:
+    """One output of an earlier stage."""
+
+    key: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """One stage of one iteration and chunk: what it reads, what it is called with, and the key of its result.
+
+    inputs: argument -> references, in chunk order. leaves: argument -> declaration of an input of the run (a data set or
+    a model), with its identity under `identity`. params: block -> values, complete. engine: the declaration of the bound
+    engine with its name under `name`, or None. outputs: output name -> record class name.
+    """
+
+    stage: str
+    task: str
+    section: Section
+    iteration: int | None
+    chunk: int | None
+    key: str
+    ingredients: dict[str, Any]
+    inputs: dict[str, tuple[InputRef, ...]]
+    leaves: dict[str, dict[str, Any]]
+    outputs: dict[str, str]
+    params: dict[str, dict[str, Any]]
+    engine: dict[str, Any] | None
+    retries: int
+    resources: dict[str, float]
+
+    @property
+    def label(self) -> str:
+        """A readable name: `rollout 3.0` is chunk 0 of iteration 3."""
+        place = [str(part) for part in (self.iteration, self.chunk) if part is not None]
+        return " ".join([self.stage, ".".join(place)]).strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All stages of a run in an order in which they could run one after the other."""
+
+    pipeline: str
+    config: dict[str, Any]  # the resolved declaration: inputs, engines, params, pipeline
+    stages: tuple[StagePlan, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> "Plan":
+        """Return the plan that `to_json` gave. Raises KeyError or TypeError on anything else."""
+        return Plan(
+            pipeline=value["pipeline"],
+            config=value["config"],
+            stages=tuple(stage_from_json(item) for item in value["stages"]),
+        )
+
+
+def stage_from_json(value: dict[str, Any]) -> StagePlan:
+    """Return the stage of a plan from plain JSON values."""
+    inputs = {name: tuple(InputRef(**ref) for ref in refs) for name, refs in value["inputs"].items()}
+    return StagePlan(**{**value, "inputs": inputs})

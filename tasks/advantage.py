@@ -1,0 +1,105 @@
+"""From rewards to training samples: one baseline over the union of a group's responses and selected refinements."""
+
+from collections.abc import Sequence
+
+from cgrpo_core.advantages import group_advantages, row_weights
+from cgrpo_core.metrics import iteration_summary
+from cgrpo_core.params import AdvantageParams, SelectParams
+from cgrpo_core.records import Origin, Prompt, Refinement, Response, SelectedRefinement, TrainingSample, Verdict
+from cgrpo_core.selection import place
+from tasks.stage import Published, StageContext, stage
+
+Row = tuple[Response | Refinement, Origin]
+
+
+@stage
+def build_training_samples(
+    context: StageContext,
+    prompts: list[Prompt],
+    responses: list[Response],
+    verdicts: list[Verdict],
+    refinements: Sequence[Refinement] = (),
+    refinement_verdicts: Sequence[Verdict] = (),
+    selection: Sequence[SelectedRefinement] = (),
+) -> Published:
+    """Make each group's rows: the responses that stay, then the refinements that were selected.
+
+    A refinement's row has the question's prompt, not the one it was sampled from (paper, step 7).
+    """
+    params = context.block(AdvantageParams)
+    reward_of = {verdict.subject_id: verdict.reward for verdict in [*verdicts, *refinement_verdicts]}
+    rows = _rows(context.block(SelectParams), responses, refinements, selection, reward_of)
+    group_ids = [row.group_id for row, _ in rows]
+    rewards = [float(reward_of[_row_id(row)] or 0.0) for row, _ in rows]
+    advantages = group_advantages(rewards, group_ids, params)
+    weights = row_weights([origin for _, origin in rows], group_ids, params)
+    prompt_of = {prompt.prompt_id: prompt for prompt in prompts}
+    samples = [
+        TrainingSample(
+            sample_id=_row_id(row),
+            group_id=row.group_id,
+            origin=origin,
+            prompt_token_ids=prompt_of[row.group_id].token_ids,
+            token_ids=row.token_ids,
+            sampling_logprobs=row.sampling_logprobs,
+            reward=reward,
+            advantage=advantage,
+            weight=weight,
+        )
+        for (row, origin), reward, advantage, weight in zip(rows, rewards, advantages, weights, strict=True)
+    ]
+    return Published(tables={"samples": samples}, **_figures(responses, refinements, selection, reward_of, samples))
+
+
+def _rows(
+    params: SelectParams,
+    responses: Sequence[Response],
+    refinements: Sequence[Refinement],
+    selection: Sequence[SelectedRefinement],
+    reward_of: dict[str, float | None],
+) -> list[Row]:
+    refinement_of = {refinement.refinement_id: refinement for refinement in refinements}
+    selected: dict[str, list[Refinement]] = {}
+    for chosen in selection:
+        selected.setdefault(chosen.group_id, []).append(refinement_of[chosen.refinement_id])
+    members: dict[str, list[Response]] = {}
+    for response in responses:
+        members.setdefault(response.group_id, []).append(response)
+    rows: list[Row] = []
+    for group_id, group in members.items():
+        joining = selected.get(group_id, [])
+        candidates = [(response.response_id, reward_of[response.response_id]) for response in group]
+        staying = set(place(candidates, len(joining), params.placement))
+        rows += [(response, "response") for response in group if response.response_id in staying]
+        rows += [(refinement, "refinement") for refinement in joining]
+    return rows
+
+
+def _row_id(row: Response | Refinement) -> str:
+    return row.response_id if isinstance(row, Response) else row.refinement_id
+
+
+def _figures(
+    responses: Sequence[Response],
+    refinements: Sequence[Refinement],
+    selection: Sequence[SelectedRefinement],
+    reward_of: dict[str, float | None],
+    samples: list[TrainingSample],
+) -> dict[str, dict[str, int] | dict[str, float]]:
+    response_rewards: dict[str, list[float | None]] = {}
+    for response in responses:
+        response_rewards.setdefault(response.group_id, []).append(reward_of[response.response_id])
+    refinement_rewards: dict[str, list[float | None]] = {}
+    for refinement in refinements:
+        refinement_rewards.setdefault(refinement.group_id, []).append(reward_of[refinement.refinement_id])
+    summary = iteration_summary(response_rewards, refinement_rewards, selected=len(selection))
+    judged = [reward for rewards in response_rewards.values() for reward in rewards if reward is not None]
+    trained_groups = {sample.group_id for sample in samples if sample.advantage != 0.0}
+    counts = {
+        "groups": len(response_rewards),
+        "groups_without_gradient": len(response_rewards) - len(trained_groups),
+        "samples": len(samples),
+        "without_verdict": len(responses) - len(judged),
+        "judged": len(judged),
+    }
+    return {"counts": counts, "metrics": {**summary, "reward_sum": sum(judged)}}

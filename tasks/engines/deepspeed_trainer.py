@@ -1,0 +1,192 @@
+"""The trainer as its callers see it: a handle over one named Ray actor a rank. It imports neither torch nor DeepSpeed.
+
+Actors are never restarted by Ray: a restarted rank would hold blank weights. If one dies or is stuck, all are ended,
+and the caller starts a new trainer from a stored checkpoint.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from cgrpo_core.errors import UserError
+from tasks.engines.protocol import PolicyRef, UpdateReport, UpdateRequest
+from tasks.engines.trainer_rank import TrainerOptions, TrainerRank
+
+NAMESPACE = "cgrpo"
+CPU_THREADS = 2  # shared among the ranks of a trainer without a GPU, unless options.num_threads says otherwise
+GRACE_SECONDS = 60.0  # for the other ranks to fail likewise, once one has
+
+
+class DeepSpeedTrainer:
+    """A Trainer (protocol.py) over rank actors. Keep it as long as the actors must live, unless they are detached."""
+
+    def __init__(self, ranks: list[Any]) -> None:
+        self._ranks = ranks
+
+    def held(self) -> PolicyRef | None:
+        """Return the policy held, or None."""
+        held: PolicyRef | None = self._call("held")
+        return held
+
+    def load_weights(self, policy: PolicyRef, weights_dir: str) -> PolicyRef:
+        """Start from weights with a fresh optimizer; raise PolicyMismatch if the digest is another."""
+        loaded: PolicyRef = self._call("load_weights", policy, weights_dir)
+        return loaded
+
+    def load_checkpoint(self, policy: PolicyRef, checkpoint_dir: str) -> PolicyRef:
+        """Take weights, optimizer, scheduler and RNG; raise PolicyMismatch if the digest is another."""
+        loaded: PolicyRef = self._call("load_checkpoint", policy, checkpoint_dir)
+        return loaded
+
+    def update(self, request: UpdateRequest, expect: PolicyRef) -> UpdateReport:
+        """Take the optimizer steps of one iteration; the policy held afterwards has version `expect` + 1.
+
+        Raises PolicyMismatch, and LogprobGapExceeded before any step was taken.
+        """
+        import ray
+
+        report: UpdateReport = self._call("update", ray.put(request), expect)
+        return report
+
+    def export_weights(self, directory: str, expect: PolicyRef) -> None:
+        """Write the weights in Hugging Face format into a new directory."""
+        self._call("export_weights", directory, expect)
+
+    def save_checkpoint(self, directory: str, expect: PolicyRef) -> None:
+        """Write a checkpoint into a new directory."""
+        self._call("save_checkpoint", directory, expect)
+
+    def peak_rss_bytes(self) -> list[int]:
+        """Return each rank's largest resident set so far."""
+        import ray
+
+        sizes: list[int] = ray.get([rank.peak_rss_bytes.remote() for rank in self._ranks])
+        return sizes
+
+    def kill(self) -> None:
+        """End all ranks."""
+        import ray
+
+        for rank in self._ranks:
+            ray.kill(rank, no_restart=True)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """Call a method on all ranks at once and return rank 0's answer.
+
+        An error of a rank is raised as it was there. Ranks that do not come back after another has failed sit in a
+        collective for ever; then, or if an actor died, all ranks are ended and the error is raised.
+        """
+        import ray
+
+        calls = [getattr(rank, method).remote(*arguments) for rank in self._ranks]
+        waiting = list(calls)
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=1)
+            try:
+                ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                if waiting and ray.wait(waiting, num_returns=len(waiting), timeout=GRACE_SECONDS)[1]:
+                    self.kill()
+                raise error.cause or error from None
+            except ray.exceptions.RayActorError:
+                self.kill()
+                raise
+        return ray.get(calls[0])
+
+
+def start_trainer(name: str, declaration: Mapping[str, Any], base_model_dir: str, detached: bool) -> DeepSpeedTrainer:
+    """Start one actor a replica, named `{name}-rank{i}`, and join them into a process group; no weights are loaded yet.
+
+    Ranks of that name that are left from before are ended first. Raises UserError for a declaration that cannot be.
+    """
+    import ray
+
+    world_size, options = _world_size(declaration), read_options(declaration)
+    stop_trainer(name, declaration)
+    resources = dict(declaration.get("resources") or {})
+    actor_class = ray.remote(TrainerRank)
+    ranks = [
+        actor_class.options(
+            name=f"{name}-rank{rank}",
+            namespace=NAMESPACE,
+            lifetime="detached" if detached else None,
+            max_restarts=0,
+            max_task_retries=0,
+            num_cpus=resources.get("num_cpus", 0),
+            num_gpus=resources.get("num_gpus", 0),
+        ).remote(rank, world_size, base_model_dir, options)
+        for rank in range(world_size)
+    ]
+    trainer = DeepSpeedTrainer(ranks)
+    port = ray.get(ranks[0].free_port.remote())
+    trainer._call("join", port)
+    return trainer
+
+
+def find_trainer(name: str, declaration: Mapping[str, Any]) -> DeepSpeedTrainer | None:
+    """Return the running trainer of that name, or None if any of its ranks is missing or dead."""
+    import ray
+
+    ranks = _find_ranks(name, _world_size(declaration))
+    if any(rank is None for rank in ranks):
+        return None
+    trainer = DeepSpeedTrainer(ranks)
+    try:
+        trainer.held()
+    except ray.exceptions.RayActorError:
+        return None
+    return trainer
+
+
+def stop_trainer(name: str, declaration: Mapping[str, Any]) -> None:
+    """End all ranks of that name that run, and wait until their names are free again."""
+    import time
+
+    import ray
+
+    world_size = _world_size(declaration)
+    for rank in _find_ranks(name, world_size):
+        if rank is not None:
+            ray.kill(rank, no_restart=True)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while any(_find_ranks(name, world_size)):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the ranks of trainer {name} did not end within {GRACE_SECONDS:.0f} s")
+        time.sleep(0.05)
+
+
+def read_options(declaration: Mapping[str, Any]) -> TrainerOptions:
+    """Return the options of a declaration with defaults filled in. Raises UserError for what cannot be."""
+    given = dict(declaration.get("options") or {})
+    known = {field.name for field in fields(TrainerOptions)} - {"on_cpu"}
+    if unknown := sorted(set(given) - known):
+        raise UserError(f"engines.trainer.options has no {unknown[0]!r}", f"it has {', '.join(sorted(known))}")
+    on_cpu = not (declaration.get("resources") or {}).get("num_gpus")
+    given.setdefault("num_threads", max(1, CPU_THREADS // _world_size(declaration)))
+    options = TrainerOptions(**given, on_cpu=on_cpu)
+    if options.zero_stage not in (0, 1, 2, 3):
+        raise UserError(f"engines.trainer.options.zero_stage is {options.zero_stage}", "it is 0, 1, 2 or 3")
+    if options.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"engines.trainer.options.dtype is {options.dtype}", "it is float32 or bfloat16")
+    if options.dtype == "bfloat16" and options.zero_stage == 0:
+        raise UserError("engines.trainer.options: bfloat16 needs zero_stage 1, 2 or 3", "set zero_stage: 1")
+    return options
+
+
+def _world_size(declaration: Mapping[str, Any]) -> int:
+    replicas = int(declaration.get("replicas", 1))
+    if replicas < 1:
+        raise UserError(f"engines.trainer.replicas is {replicas}", "it is 1 or more")
+    return replicas
+
+
+def _find_ranks(name: str, world_size: int) -> list[Any]:
+    import ray
+
+    found: list[Any] = []
+    for rank in range(world_size):
+        try:
+            found.append(ray.get_actor(f"{name}-rank{rank}", namespace=NAMESPACE))
+        except ValueError:
+            found.append(None)
+    return found

@@ -1,0 +1,73 @@
+"""Weights in Hugging Face format: config and tokenizer of the base model, safetensors, a tied head left out."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cgrpo_core.errors import UserError
+
+WEIGHTS_FILE = "model.safetensors"
+COPIED_SUFFIXES = (".json", ".jinja", ".txt", ".model")
+HEAD = "lm_head.weight"
+
+
+def create_directory(directory: str) -> Path:
+    """Make and return a new directory. Raises UserError if it exists: what was written once is never overwritten."""
+    path = Path(directory)
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(f"{directory} exists already", "export and checkpoint only write new directories") from None
+    return path
+
+
+def write_tensors(path: Path, named_tensors: Iterable[tuple[str, Any]]) -> None:
+    """Write (name, tensor) pairs as one safetensors file; tensors must stay valid until all are read."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in named_tensors}, path, metadata={"format": "pt"})
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Return the tensors of a safetensors file by name; nothing in such a file can run."""
+    from safetensors.torch import load_file
+
+    tensors: dict[str, Any] = load_file(path)
+    return tensors
+
+
+def copy_model_files(base_dir: str, directory: Path, dtype: str) -> None:
+    """Copy config, tokenizer and templates of the base model, with `dtype` (as "float32") in the config."""
+    for source in sorted(Path(base_dir).iterdir()):
+        if source.suffix in COPIED_SUFFIXES and not source.name.endswith(".index.json"):
+            shutil.copyfile(source, directory / source.name)
+    config_path = directory / "config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    config_path.write_text(json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def cast_weights(source_dir: str, directory: str, dtype: str) -> str:
+    """Write the model of `source_dir` in `dtype`, in the form that `export_weights` writes; return its digest.
+
+    A policy's digest is of its tensors as they are trained and served: policy 0 must have the trainer's dtype.
+    """
+    import torch
+
+    from cgrpo_core.weights import weights_digest
+
+    config = json.loads((Path(source_dir) / "config.json").read_text(encoding="utf-8"))
+    tensors: dict[str, Any] = {}
+    for path in sorted(Path(source_dir).glob("*.safetensors")):
+        tensors |= read_tensors(path)
+    if not tensors:
+        raise UserError(f"{source_dir} has no *.safetensors file", "give a model directory in Hugging Face format")
+    if config.get("tie_word_embeddings", False):
+        tensors.pop(HEAD, None)
+    cast = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
+    path = create_directory(directory)
+    write_tensors(path / WEIGHTS_FILE, cast.items())
+    copy_model_files(source_dir, path, dtype)
+    return weights_digest(cast.items())

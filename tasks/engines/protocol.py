@@ -1,0 +1,144 @@
+"""What a stage may ask of an engine. An engine is a cache of a Policy: each call names the policy that it expects."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cgrpo_core.params import LossParams, OptimizerParams
+from cgrpo_core.records import FinishReason, TrainingSample, UpdateStatus
+
+
+class PolicyMismatch(RuntimeError):
+    """An engine holds another policy than the call expects. Never served over; the caller must `load` first."""
+
+
+class LogprobGapExceeded(RuntimeError):
+    """Sampler and trainer disagree about the log-probs of the same tokens by more than the declared limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyRef:
+    """Identity of a policy: the version says where in a run, the digest says which weights."""
+
+    policy_version: int
+    weights_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRequest:
+    """One completion to sample. The seed makes it independent of whatever shares its batch."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingSettings:
+    """Temperature 0 is greedy. `max_tokens` bounds the completion; reaching it gives finish_reason `length`."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """Token ids include the end-of-sequence token when the model ended by itself; `text` has no special tokens.
+
+    `logprobs[t]` is the log-prob of `token_ids[t]` under the distribution that was sampled from.
+    """
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """Counters since the engine started; what a stage stores of them is the difference over its call."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    busy_seconds: float
+    load_seconds: float
+
+
+class Sampler(Protocol):
+    """Samples completions from a policy."""
+
+    def held(self) -> PolicyRef | None:
+        """Return the policy being served, or None."""
+
+    def load(self, policy: PolicyRef, weights_dir: str) -> PolicyRef:
+        """Serve the weights in `weights_dir`; raise PolicyMismatch if their digest is not the policy's."""
+
+    def sample(
+        self, requests: Sequence[SampleRequest], settings: SamplingSettings, expect: PolicyRef
+    ) -> list[Completion]:
+        """Return one completion a request, in the order of the requests; raise PolicyMismatch if not serving `expect`."""
+
+    def stats(self) -> EngineStats:
+        """Return the counters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateRequest:
+    """One update: every sample of an iteration, and how to learn from them.
+
+    max_response_tokens: T, the constant denominator. sampling_temperature: log-probs are of the logits divided by it.
+    """
+
+    samples: tuple[TrainingSample, ...]
+    loss: LossParams
+    optimizer: OptimizerParams
+    max_response_tokens: int
+    sampling_temperature: float
+    logprob_gap_max: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateReport:
+    """What an update did; fields as in records.UpdateMetrics."""
+
+    status: UpdateStatus
+    policy: PolicyRef
+    optimizer_step: int
+    loss: float
+    grad_norm: float | None
+    learning_rate: float
+    entropy: float | None
+    clip_fraction_low: float | None
+    clip_fraction_high: float | None
+    shaping_mean: float | None
+    refinement_prob_mean: float | None
+    kl_to_sampler: float | None
+    logprob_gap_mean: float | None
+    logprob_gap_max: float | None
+    samples_trained: int
+    non_finite_steps: int
+    seconds: float
+
+
+class Trainer(Protocol):
+    """Holds weights and optimizer state of one policy. World size is its own affair."""
+
+    def held(self) -> PolicyRef | None:
+        """Return the policy held, or None."""
+
+    def load_weights(self, policy: PolicyRef, weights_dir: str) -> PolicyRef:
+        """Start from weights alone, with a fresh optimizer; raise PolicyMismatch if the digest is another."""
+
+    def load_checkpoint(self, policy: PolicyRef, checkpoint_dir: str) -> PolicyRef:
+        """Take weights, optimizer, scheduler and RNG from a checkpoint; raise PolicyMismatch if the digest is another."""
+
+    def update(self, request: UpdateRequest, expect: PolicyRef) -> UpdateReport:
+        """Take the optimizer steps of one iteration; the policy held afterwards has version `expect` + 1."""
+
+    def export_weights(self, directory: str, expect: PolicyRef) -> None:
+        """Write the weights as Hugging Face safetensors with config and tokenizer into `directory` (must not exist)."""
+
+    def save_checkpoint(self, directory: str, expect: PolicyRef) -> None:
+        """Write a checkpoint into `directory` (must not exist)."""

@@ -1,0 +1,222 @@
+"""One process of the trainer: a rank that holds its share of weights and optimizer state of one policy.
+
+All ranks get every call at the same time with the same arguments, because they meet in collectives. Whatever a rank
+decides (a mismatch, an exceeded gap, a skipped step) follows from values that all ranks share, so all decide alike.
+Heavy imports wait until a method runs: the driver imports this file to start the actors.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.engines.protocol import PolicyMismatch, PolicyRef, UpdateReport, UpdateRequest
+
+if TYPE_CHECKING:
+    from tasks.engines.trainer_checkpoint import TrainerState
+    from tasks.engines.update_steps import UpdateSums
+    from tasks.engines.zero import ZeroEngine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerOptions:
+    """How the trainer runs; none of it is in a key. bfloat16 needs ZeRO 1 or more (float32 weights are kept there).
+
+    num_threads: of torch, a rank. chunk_tokens: completion tokens whose logits are held at once.
+    """
+
+    zero_stage: int = 0
+    dtype: str = "float32"
+    num_threads: int = 1
+    gradient_checkpointing: bool = False
+    chunk_tokens: int = 512
+    on_cpu: bool = True
+
+
+class TrainerRank:
+    """The body of one rank's actor."""
+
+    def __init__(self, rank: int, world_size: int, base_dir: str, options: TrainerOptions) -> None:
+        self._rank, self._world_size = rank, world_size
+        self._base_dir, self._options = base_dir, options
+        self._engine: ZeroEngine | None = None
+        self._held: PolicyRef | None = None
+        self._optimizer_step = 0
+        self._learning_rate = 0.0
+
+    def free_port(self) -> int:
+        """Return a loopback port that is free now."""
+        import socket
+
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            return port
+
+    def join(self, port: int) -> None:
+        """Join the process group of all ranks (collective)."""
+        import logging
+
+        import torch
+
+        torch.set_num_threads(self._options.num_threads)
+        from tasks.engines.zero import join_process_group
+
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        local_rank = self._rank if self._options.on_cpu else 0  # Ray shows each actor its own device as device 0
+        join_process_group(self._rank, self._world_size, port, local_rank=local_rank, on_cpu=self._options.on_cpu)
+
+    def held(self) -> PolicyRef | None:
+        """Return the policy held, or None."""
+        return self._held
+
+    def load_weights(self, policy: PolicyRef, weights_dir: str) -> PolicyRef:
+        """Start from weights with a fresh optimizer (collective). Raises PolicyMismatch and then holds nothing."""
+        self._build_engine(weights_dir)
+        self._accept(policy, weights_dir)
+        self._optimizer_step, self._learning_rate = 0, 0.0
+        return policy
+
+    def load_checkpoint(self, policy: PolicyRef, checkpoint_dir: str) -> PolicyRef:
+        """Take everything from a checkpoint (collective). Raises PolicyMismatch and then holds nothing."""
+        from tasks.engines.trainer_checkpoint import read_state, restore_checkpoint
+
+        state = read_state(checkpoint_dir)
+        engine = self._build_engine(checkpoint_dir)
+        restore_checkpoint(engine, checkpoint_dir, state, dtype=self._options.dtype)
+        self._accept(policy, checkpoint_dir)
+        self._optimizer_step, self._learning_rate = state.optimizer_step, state.learning_rate
+        return policy
+
+    def update(self, request: UpdateRequest, expect: PolicyRef) -> UpdateReport:
+        """Take the optimizer steps of one iteration (collective); hold version `expect` + 1 afterwards."""
+        from tasks.engines.update_steps import is_trained, take_steps
+
+        engine, started = self._expect(expect), time.perf_counter()
+        result = take_steps(engine, request, self._rank)
+        steps = len(result.grad_norms)
+        digest = self._digest() if steps else expect.weights_sha256
+        self._held = PolicyRef(policy_version=expect.policy_version + 1, weights_sha256=digest)
+        self._optimizer_step += steps
+        self._learning_rate = request.optimizer.lr
+        trained = sum(is_trained(sample, request.loss) for sample in request.samples)
+        return self._report(result, trained, time.perf_counter() - started)
+
+    def export_weights(self, directory: str, expect: PolicyRef) -> None:
+        """Write the weights in Hugging Face format (collective; rank 0 writes)."""
+        from tasks.engines.export import WEIGHTS_FILE, copy_model_files, create_directory, write_tensors
+
+        weights = self._expect(expect).named_weights()
+        if self._rank:
+            for _ in weights:
+                pass
+            return
+        path = create_directory(directory)
+        # At stage 3 a gathered tensor is gone when the next one comes, so it is copied.
+        copied = self._options.zero_stage == 3
+        write_tensors(path / WEIGHTS_FILE, ((name, t.cpu().clone() if copied else t) for name, t in weights))
+        copy_model_files(self._base_dir, path, self._options.dtype)
+
+    def save_checkpoint(self, directory: str, expect: PolicyRef) -> None:
+        """Write a checkpoint (collective; rank 0 writes)."""
+        from tasks.engines.trainer_checkpoint import write_checkpoint
+
+        engine = self._expect(expect)
+        write_checkpoint(engine, directory, self._base_dir, self._state(engine), writes=self._rank == 0)
+
+    def peak_rss_bytes(self) -> int:
+        """Return the largest resident set of this process so far."""
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def _state(self, engine: "ZeroEngine") -> "TrainerState":
+        from tasks.engines.trainer_checkpoint import TrainerState
+
+        assert self._held is not None
+        return TrainerState(
+            weights_sha256=self._held.weights_sha256,
+            optimizer_step=self._optimizer_step,
+            adam_step=engine.adam_step(),
+            learning_rate=self._learning_rate,
+            dtype=self._options.dtype,
+        )
+
+    def _build_engine(self, weights_dir: str) -> "ZeroEngine":
+        import gc
+
+        import torch
+
+        from tasks.engines.policy_module import load_policy_module
+        from tasks.engines.zero import ZeroEngine
+
+        self._held = None
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+            gc.collect()
+        # Weights of a checkpoint are float32; the engine makes the training dtype of them.
+        module = load_policy_module(
+            weights_dir,
+            dtype=getattr(torch, self._options.dtype),
+            chunk_tokens=self._options.chunk_tokens,
+            gradient_checkpointing=self._options.gradient_checkpointing,
+        )
+        bf16 = self._options.dtype == "bfloat16"
+        self._engine = ZeroEngine(module, zero_stage=self._options.zero_stage, bf16=bf16)
+        return self._engine
+
+    def _accept(self, policy: PolicyRef, directory: str) -> None:
+        digest = self._digest()
+        if digest != policy.weights_sha256:
+            raise PolicyMismatch(
+                f"{directory} holds weights {digest[:12]} as {self._options.dtype}, not {policy.weights_sha256[:12]} "
+                f"of policy {policy.policy_version}"
+            )
+        self._held = policy
+
+    def _expect(self, expect: PolicyRef) -> "ZeroEngine":
+        if self._held != expect or self._engine is None:
+            raise PolicyMismatch(f"the trainer holds {self._held}, not {expect}")
+        return self._engine
+
+    def _digest(self) -> str:
+        """Return the weights digest, the same on all ranks (collective); rank 0 computes it."""
+        import torch
+
+        from cgrpo_core.weights import weights_digest
+
+        assert self._engine is not None
+        weights = self._engine.named_weights()
+        digest = [weights_digest(weights) if self._rank == 0 else ""]
+        for _ in weights:
+            pass
+        torch.distributed.broadcast_object_list(digest, src=0)
+        return digest[0]
+
+    def _report(self, result: "UpdateSums", samples_trained: int, seconds: float) -> UpdateReport:
+        assert self._held is not None
+        sums, gap, steps = result.sums, result.gap, len(result.grad_norms)
+
+        def mean(total: float, count: float) -> float | None:
+            return total / count if count else None
+
+        tried = steps + result.non_finite_steps
+        return UpdateReport(
+            status="ok" if steps else "non_finite" if tried else "no_gradient",
+            policy=self._held,
+            optimizer_step=self._optimizer_step,
+            loss=mean(sum(result.losses), steps) or 0.0,
+            grad_norm=mean(sum(result.grad_norms), steps),
+            learning_rate=self._learning_rate,
+            entropy=mean(sums["entropy_sum"], sums["response_tokens"] + sums["refinement_tokens"]),
+            clip_fraction_low=mean(sums["clip_low_count"], sums["response_tokens"]),
+            clip_fraction_high=mean(sums["clip_high_count"], sums["response_tokens"]),
+            shaping_mean=mean(sums["shaping_sum"], sums["refinement_tokens"]),
+            refinement_prob_mean=mean(sums["refinement_prob_sum"], sums["refinement_tokens"]),
+            kl_to_sampler=mean(gap.signed, gap.tokens),
+            logprob_gap_mean=mean(gap.absolute, gap.tokens),
+            logprob_gap_max=gap.largest if gap.tokens else None,
+            samples_trained=samples_trained,
+            non_finite_steps=result.non_finite_steps,
+            seconds=seconds,
+        )

@@ -1,0 +1,224 @@
+"""The optimizer steps of one update, as one rank takes them: mini-batches of whole groups, one step each.
+
+old_logprobs are the trainer's own, from before the first step (arXiv 2506.03106, section 4). With one mini-batch they
+are the detached log-probs of the same forward pass, for there is no step in between; with several they take a pass of
+their own.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from cgrpo_core.batching import assign_to_ranks, split_micro_batches, split_mini_batches
+from cgrpo_core.losses import SUM_NAMES, loss_denominator, policy_loss
+from cgrpo_core.params import LossParams
+from cgrpo_core.records import TrainingSample
+from tasks.engines.micro_batch import MicroBatch, build_micro_batch
+from tasks.engines.protocol import LogprobGapExceeded, UpdateRequest
+from tasks.engines.zero import ZeroEngine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiniBatch:
+    """One optimizer step: this rank's micro-batches (an empty one is a dummy), of a mini-batch of `prompts` groups."""
+
+    prompts: int
+    micro_batches: tuple[tuple[TrainingSample, ...], ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class LogprobGap:
+    """Sums over response tokens of sampling log-prob minus trainer log-prob, before the first optimizer step."""
+
+    signed: float = 0.0
+    absolute: float = 0.0
+    tokens: float = 0.0
+    not_finite: float = 0.0
+    largest: float = 0.0
+
+    def add(self, batch: MicroBatch, logprobs: Tensor) -> None:
+        """Count the response tokens of a micro-batch, logprobs [B, T]. Refinements had another prompt: not compared."""
+        of_responses = batch.mask & ~batch.is_refinement[:, None]
+        gap = (batch.sampling_logprobs - logprobs.detach().float())[of_responses].double()
+        if gap.numel():
+            self.signed += float(gap.sum())
+            self.absolute += float(gap.abs().sum())
+            self.tokens += gap.numel()
+            self.not_finite += int((~gap.isfinite()).sum())
+            self.largest = max(self.largest, float(gap.abs().nan_to_num(posinf=0.0).max()))
+
+    def over_ranks(self, device: torch.device) -> "LogprobGap":
+        """Return the gap over the rows of all ranks (collective)."""
+        signed, absolute, tokens, not_finite = _sum_over_ranks(
+            [self.signed, self.absolute, self.tokens, self.not_finite], device
+        )
+        largest = torch.tensor([self.largest], dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        return LogprobGap(
+            signed=signed, absolute=absolute, tokens=tokens, not_finite=not_finite, largest=float(largest)
+        )
+
+    def check(self, limit: float | None) -> None:
+        """Raise LogprobGapExceeded above the limit, and whatever the limit for a log-prob that is not a number."""
+        if self.not_finite:
+            raise LogprobGapExceeded(
+                f"{self.not_finite:.0f} of {self.tokens:.0f} response tokens have no finite log-prob"
+            )
+        if limit is not None and self.largest > limit:
+            raise LogprobGapExceeded(
+                f"sampler and trainer log-probs of {self.tokens:.0f} response tokens differ by up to "
+                f"{self.largest:.3e} (mean {self.absolute / self.tokens:.3e}); limits.logprob_gap_max is {limit:g}"
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class UpdateSums:
+    """What the steps of one update add up to, over all ranks."""
+
+    gap: LogprobGap = field(default_factory=LogprobGap)
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUM_NAMES, 0.0))
+    grad_norms: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    non_finite_steps: int = 0
+
+
+def is_trained(sample: TrainingSample, loss: LossParams) -> bool:
+    """Return whether a row can contribute a gradient: an advantage of 0 only matters to an entropy or KL term."""
+    return sample.advantage != 0.0 or loss.entropy_coef != 0.0 or loss.kl_coef != 0.0
+
+
+def plan_mini_batches(request: UpdateRequest, rank: int, world_size: int) -> list[MiniBatch]:
+    """Return the mini-batches that have a trained row, with the micro-batches of one rank.
+
+    Groups without a trained row still count as prompts of their mini-batch: the loss is a mean over all groups.
+    """
+    samples = request.samples
+    planned = []
+    for rows in split_mini_batches([s.group_id for s in samples], request.optimizer.mini_batch_prompts):
+        prompts = len({samples[row].group_id for row in rows})
+        trained = [samples[row] for row in rows if is_trained(samples[row], request.loss)]
+        if trained:
+            micro_batches = _micro_batches_of_rank(trained, request, rank, world_size)
+            planned.append(MiniBatch(prompts=prompts, micro_batches=micro_batches))
+    return planned
+
+
+def _micro_batches_of_rank(
+    samples: Sequence[TrainingSample], request: UpdateRequest, rank: int, world_size: int
+) -> tuple[tuple[TrainingSample, ...], ...]:
+    lengths = [len(s.prompt_token_ids) + len(s.token_ids) for s in samples]
+    micro_batches = split_micro_batches(lengths, request.optimizer.tokens_per_micro_batch)
+    return tuple(tuple(samples[row] for row in rows) for rows in assign_to_ranks(micro_batches, world_size)[rank])
+
+
+def take_steps(engine: ZeroEngine, request: UpdateRequest, rank: int) -> UpdateSums:
+    """Take the optimizer steps of one update (collective).
+
+    Raises LogprobGapExceeded, on all ranks and before any step, if sampler and trainer disagree; the gradients are
+    dropped then. A step with non-finite gradients changes nothing and is counted.
+    """
+    mini_batches = plan_mini_batches(request, rank, engine.world_size)
+    engine.set_hyperparameters(request.optimizer)
+    result = UpdateSums()
+    old: list[list[Tensor | None]] = [[None] * len(batch.micro_batches) for batch in mini_batches]
+    gap = LogprobGap()
+    if not any(s.origin == "response" and is_trained(s, request.loss) for s in request.samples):
+        _measure(engine, request, _probe(request, rank, engine.world_size), gap)
+    if len(mini_batches) > 1:
+        old = [_measure(engine, request, batch.micro_batches, gap) for batch in mini_batches]
+    measured_with_gradient = len(mini_batches) == 1
+    if not measured_with_gradient:
+        result.gap = gap.over_ranks(engine.device)
+        result.gap.check(request.logprob_gap_max)
+    for batch, old_logprobs in zip(mini_batches, old, strict=True):
+        sums = _accumulate(engine, request, batch, old_logprobs, gap)
+        if measured_with_gradient:
+            result.gap = _checked_or_dropped(engine, gap, request.logprob_gap_max)
+        _finish_step(result, sums, engine.step())
+    return result
+
+
+def _probe(request: UpdateRequest, rank: int, world_size: int) -> tuple[tuple[TrainingSample, ...], ...]:
+    """Return up to one micro-batch of response rows a rank, to measure the gap on when no response is trained."""
+    responses = [s for s in request.samples if s.origin == "response"]
+    return _micro_batches_of_rank(responses, request, rank, world_size)[:1] if responses else ()
+
+
+def _measure(
+    engine: ZeroEngine, request: UpdateRequest, micro_batches: Sequence[Sequence[TrainingSample]], gap: LogprobGap
+) -> list[Tensor | None]:
+    """Return the log-probs [B, T] of each micro-batch, without gradient, and count them in `gap`."""
+    measured: list[Tensor | None] = []
+    for rows in micro_batches:
+        batch = build_micro_batch(rows, engine.device)
+        with torch.no_grad():
+            logprobs, _ = engine.logprobs(batch, request.sampling_temperature, with_entropy=False)
+        gap.add(batch, logprobs)
+        measured.append(logprobs)
+    return measured
+
+
+def _accumulate(
+    engine: ZeroEngine,
+    request: UpdateRequest,
+    mini_batch: MiniBatch,
+    old_logprobs: Sequence[Tensor | None],
+    gap: LogprobGap,
+) -> dict[str, float]:
+    """Add up the gradients of a mini-batch; return its sums over all ranks. `gap` counts rows with no old log-probs."""
+    sums = dict.fromkeys(SUM_NAMES, 0.0)
+    denominator = loss_denominator(
+        request.loss, prompts=mini_batch.prompts, max_response_tokens=request.max_response_tokens
+    )
+    final = len(mini_batch.micro_batches) - 1
+    for index, (rows, old) in enumerate(zip(mini_batch.micro_batches, old_logprobs, strict=True)):
+        batch = build_micro_batch(rows, engine.device)
+        logprobs, entropy = engine.logprobs(batch, request.sampling_temperature, with_entropy=True)
+        if old is None:
+            gap.add(batch, logprobs)
+        terms = policy_loss(
+            logprobs=logprobs,
+            old_logprobs=logprobs.detach() if old is None else old,
+            entropy=entropy,
+            advantages=batch.advantages,
+            weights=batch.weights,
+            is_refinement=batch.is_refinement,
+            mask=batch.mask,
+            params=request.loss,
+            denominator=denominator,
+        )
+        engine.accumulate(terms.loss, last=index == final)
+        for name, value in terms.sums.items():
+            sums[name] += value
+    return dict(zip(sums, _sum_over_ranks(list(sums.values()), engine.device), strict=True))
+
+
+def _checked_or_dropped(engine: ZeroEngine, gap: LogprobGap, limit: float | None) -> LogprobGap:
+    total = gap.over_ranks(engine.device)
+    try:
+        total.check(limit)
+    except LogprobGapExceeded:
+        engine.drop_gradients()
+        raise
+    return total
+
+
+def _finish_step(result: UpdateSums, sums: dict[str, float], grad_norm: float | None) -> None:
+    if grad_norm is None:
+        result.non_finite_steps += 1
+        return
+    result.grad_norms.append(grad_norm)
+    result.losses.append(sums["loss"])
+    for name, value in sums.items():
+        if not math.isfinite(value):
+            raise RuntimeError(f"{name} is {value} although the gradients were finite")
+        result.sums[name] += value
+
+
+def _sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    return [float(value) for value in total]

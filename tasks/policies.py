@@ -1,0 +1,181 @@
+"""A policy in an engine when a stage needs it: leased if it is there, rebuilt from what is stored if it is not.
+
+Any engine may be killed at any time. A trainer gets the nearest checkpoint back and replays the stored training samples
+since then; each replayed update must give the digest that was published, or the run stops.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cgrpo_core.errors import UserError
+from cgrpo_core.params import LimitParams, LossParams, OptimizerParams, RolloutParams, build_block
+from cgrpo_core.records import Policy, TrainingSample
+from storage.artifacts import Manifest, Store
+from storage.policies import complete, publish_directory
+from tasks.engines.lease import lease_sampler, lease_trainer
+from tasks.engines.protocol import Completion, PolicyRef, SampleRequest, SamplingSettings, Trainer, UpdateRequest
+from tasks.models import resolve_model
+from tasks.stage import StageContext
+
+
+class ReplayDiverged(UserError):
+    """Stored samples, trained on again, gave other weights than were published."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """Completions in the order of their requests, and what sampling them took."""
+
+    completions: list[Completion]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ancestor:
+    """A published policy, the key of the stage that wrote it, and that stage's manifest."""
+
+    key: str
+    policy: Policy
+    manifest: Manifest
+
+
+def policy_ref(policy: Policy) -> PolicyRef:
+    """Return what an engine is asked for."""
+    return PolicyRef(policy_version=policy.policy_version, weights_sha256=policy.weights_sha256)
+
+
+def engine_of(context: StageContext) -> dict[str, Any]:
+    """Return the declaration of the stage's engine. Raises UserError if none is bound."""
+    if context.plan.engine is None:
+        raise UserError(f"stage {context.plan.stage} has no engine", "name one under `engine:` in pipelines.yaml")
+    return context.plan.engine
+
+
+def model_directory(context: StageContext) -> Path:
+    """Return the directory of the base model of the stage's engine."""
+    return resolve_model(engine_of(context)["model"], context.home, Path(context.base_dir))
+
+
+def sample_with(
+    context: StageContext, policy: Policy, requests: Sequence[SampleRequest], settings: SamplingSettings
+) -> Sampled:
+    """Sample the requests from exactly this policy; nothing is asked of the engine when there are none."""
+    if not requests:
+        return Sampled(completions=[], metrics={"prompt_tokens": 0, "completion_tokens": 0, "sampling_seconds": 0.0})
+    began = time.monotonic()
+    sampler = lease_sampler(
+        context.home, engine_of(context), model_directory(context), policy, weights_rebuilder(context)
+    )
+    leased = time.monotonic()
+    completions = sampler.sample(requests, settings, policy_ref(policy))
+    metrics = {
+        "prompt_tokens": sum(len(request.prompt_token_ids) for request in requests),
+        "completion_tokens": sum(len(completion.token_ids) for completion in completions),
+        "lease_seconds": leased - began,
+        "sampling_seconds": time.monotonic() - leased,
+    }
+    return Sampled(completions=completions, metrics=metrics)
+
+
+def trainer_with(context: StageContext, policy_key: str) -> Trainer:
+    """Return the stage's trainer, holding the policy that the stage `policy_key` published, optimizer and all."""
+    trainer = lease_trainer(context.home, engine_of(context), model_directory(context))
+    bring_to(context, trainer, policy_key, model_directory(context))
+    return trainer
+
+
+def weights_rebuilder(context: StageContext) -> Callable[[Policy], str]:
+    """Return what finds the weights of a policy when a sampler must load them: stored ones, or by replay."""
+
+    def rebuild(policy: Policy) -> str:
+        if policy.parent is None:
+            return str(model_directory(context))
+        key = _key_of(context, policy)
+        ancestor = read_policy(context.store, key)
+        declaration = ancestor.manifest.engine
+        if declaration is None:
+            raise UserError(f"the weights of policy {policy.policy_version} are gone", "run `cgrpo resume`")
+        base = resolve_model(declaration["model"], context.home, Path(context.base_dir))
+        trainer = lease_trainer(context.home, declaration, base)
+        bring_to(context, trainer, key, base)
+        relative = publish_weights(context.home, key, trainer, policy_ref(policy))
+        return str(context.home / relative)
+
+    return rebuild
+
+
+def publish_weights(home: Path, key: str, trainer: Trainer, policy: PolicyRef) -> str:
+    """Have the trainer write its weights under `key`; return the directory relative to home."""
+    return publish_directory(home, "weights", key, lambda path: trainer.export_weights(str(path), policy))
+
+
+def read_policy(store: Store, key: str) -> Ancestor:
+    """Return the policy that a stage published. Raises UserError if it is not in the store."""
+    manifest = store.find(key)
+    if manifest is None:
+        raise UserError(
+            f"the policy of stage {key[:12]} is not in the store", "run `cgrpo resume`: it makes what is missing"
+        )
+    output = next(name for name, entry in manifest.outputs.items() if entry["record"] == "Policy")
+    return Ancestor(key=key, policy=store.read(key, output, Policy)[0], manifest=manifest)
+
+
+def bring_to(context: StageContext, trainer: Trainer, key: str, base_model: Path) -> None:
+    """Give the trainer the policy of stage `key`: what it holds, else the nearest checkpoint, then a replay."""
+    held = trainer.held()
+    behind: list[Ancestor] = []
+    ancestor = read_policy(context.store, key)
+    while True:
+        if held == policy_ref(ancestor.policy):
+            break
+        checkpoint = f"checkpoints/{ancestor.key}"
+        if complete(context.home, checkpoint):
+            trainer.load_checkpoint(policy_ref(ancestor.policy), str(context.home / checkpoint))
+            break
+        if ancestor.policy.parent is None:
+            trainer.load_weights(policy_ref(ancestor.policy), str(base_model))
+            break
+        behind.append(ancestor)
+        ancestor = read_policy(context.store, ancestor.policy.parent)
+    for following in reversed(behind):
+        _replay(context.store, trainer, ancestor.policy, following)
+        ancestor = following
+
+
+def update_request(params: dict[str, dict[str, Any]], samples: Sequence[TrainingSample]) -> UpdateRequest:
+    """Return the request of an update with these parameter blocks, of a plan or of a manifest."""
+    rollout: RolloutParams = build_block("rollout", params["rollout"])
+    loss: LossParams = build_block("loss", params["loss"])
+    optimizer: OptimizerParams = build_block("optimizer", params["optimizer"])
+    limits: LimitParams = build_block("limits", params["limits"])
+    return UpdateRequest(
+        samples=tuple(samples),
+        loss=loss,
+        optimizer=optimizer,
+        max_response_tokens=rollout.max_response_tokens,
+        sampling_temperature=rollout.temperature,
+        logprob_gap_max=limits.logprob_gap_max,
+    )
+
+
+def _replay(store: Store, trainer: Trainer, parent: Policy, child: Ancestor) -> None:
+    refs = [ref.split("/") for ref in child.manifest.inputs["samples"]]
+    samples = [sample for key, output in refs for sample in store.read(key, output, TrainingSample)]
+    report = trainer.update(update_request(child.manifest.params, samples), policy_ref(parent))
+    if report.policy != policy_ref(child.policy):
+        raise ReplayDiverged(
+            f"replaying the update to policy {child.policy.policy_version} gave the weights "
+            f"{report.policy.weights_sha256[:12]}, not {child.policy.weights_sha256[:12]} as published",
+            "the machine, its thread count or a library differs from those of the run; go on from a checkpoint",
+        )
+
+
+def _key_of(context: StageContext, policy: Policy) -> str:
+    refs = context.plan.inputs["policy"]
+    for ref in refs:
+        if read_policy(context.store, ref.key).policy == policy:
+            return ref.key
+    raise UserError(f"policy {policy.policy_version} is not an input of stage {context.plan.stage}")

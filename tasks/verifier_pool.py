@@ -1,0 +1,217 @@
+"""Judging answers in worker processes that are killed at a deadline of their own.
+
+Each thread of the pool owns one worker process for as long as the pool lives; the kernel's death signal goes by the
+thread that started a process, so a worker ends with its thread. A case's deadline counts from the moment an idle
+worker gets it. One bad answer costs its own timeout and the start of a new worker, and no other case anything.
+"""
+
+import atexit
+import importlib.metadata
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from cgrpo_core.params import VerifyParams
+from cgrpo_core.records import Verdict
+from cgrpo_core.verifiers import scored_text
+
+START_TIMEOUT_S = 120.0
+ATTEMPTS = 2  # a worker may die of something else than its case; one that dies twice of the same case dies of it
+
+
+class VerifierUnavailable(RuntimeError):
+    """A verifier worker does not start, so nothing can be judged. `hint` says what to do."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the verifier worker did not start: {reason}")
+        self.hint = "run `python -m tasks.verifier_worker $$` in the same environment to see why"
+
+
+class WorkerDied(RuntimeError):
+    """The worker process ended in the middle of a case."""
+
+
+class DeadlineExceeded(RuntimeError):
+    """The worker process had no reply at the deadline."""
+
+
+class VerifierWorker:
+    """One worker process, driven by the thread that made it."""
+
+    def __init__(self) -> None:
+        root = str(Path(__file__).resolve().parents[1])
+        path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tasks.verifier_worker", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
+            start_new_session=True,  # Ctrl-C is for the parent
+        )
+        self.buffer = b""
+        try:
+            self.read_line(START_TIMEOUT_S)
+        except (WorkerDied, DeadlineExceeded) as fault:
+            self.stop()
+            raise VerifierUnavailable(self.last_error() or type(fault).__name__) from None
+
+    def ask(self, case: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Return the reply to one case; raise DeadlineExceeded or WorkerDied, after which the worker is of no use."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(case).encode("ascii") + b"\n")
+            self.process.stdin.flush()
+        except OSError as fault:
+            raise WorkerDied(str(fault)) from None
+        reply: dict[str, Any] = json.loads(self.read_line(timeout_s))
+        return reply
+
+    def read_line(self, timeout_s: float) -> bytes:
+        """Return the next line from the worker, waiting at most `timeout_s` seconds for all of it."""
+        assert self.process.stdout is not None
+        descriptor = self.process.stdout.fileno()
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self.buffer:
+            readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            if not readable:
+                raise DeadlineExceeded
+            piece = os.read(descriptor, 65536)
+            if not piece:
+                raise WorkerDied(f"exit code {self.process.wait()}")
+            self.buffer += piece
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return line
+
+    def last_error(self) -> str:
+        """Return the last line that the ended worker wrote to standard error."""
+        assert self.process.stderr is not None
+        lines = self.process.stderr.read().decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def stop(self) -> None:
+        """Kill the process and wait for its end."""
+        self.process.kill()
+        self.process.wait()
+
+
+class VerifierPool:
+    """`workers` threads with a worker process each, started when first needed and replaced when lost."""
+
+    def __init__(self, workers: int) -> None:
+        self.executor = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="verifier")
+        self.own = threading.local()
+        self.workers: set[VerifierWorker] = set()
+        atexit.register(self.close)
+
+    def submit(self, subject_id: str, text: str, ground_truth: str, params: VerifyParams) -> "Future[Verdict]":
+        """Judge one case as soon as a worker is free."""
+        return self.executor.submit(self.judge_case, subject_id, text, ground_truth, params)
+
+    def judge_case(self, subject_id: str, text: str, ground_truth: str, params: VerifyParams) -> Verdict:
+        """Return the verdict on one case from this thread's worker."""
+        case = {
+            "text": scored_text(text, params.max_characters),
+            "ground_truth": ground_truth,
+            "max_characters": params.max_characters,
+        }
+        for _ in range(ATTEMPTS):
+            worker = self.worker()
+            start = time.monotonic()
+            try:
+                reply = worker.ask(case, params.timeout_s)
+            except DeadlineExceeded:
+                self.drop(worker)
+                return fault_verdict(subject_id, "timeout", time.monotonic() - start)
+            except WorkerDied:
+                self.drop(worker)
+                continue
+            return judged_verdict(subject_id, reply)
+        return fault_verdict(subject_id, "error", time.monotonic() - start)
+
+    def worker(self) -> VerifierWorker:
+        """Return this thread's worker, a new one if there is none or it has ended while idle."""
+        worker: VerifierWorker | None = getattr(self.own, "worker", None)
+        if worker is not None and worker.process.poll() is None:
+            return worker
+        if worker is not None:
+            self.drop(worker)
+        self.own.worker = VerifierWorker()
+        self.workers.add(self.own.worker)
+        return self.own.worker
+
+    def drop(self, worker: VerifierWorker) -> None:
+        """End this thread's worker."""
+        worker.stop()
+        self.workers.discard(worker)
+        self.own.worker = None
+
+    def close(self) -> None:
+        """End the threads, whose current cases finish first, and all worker processes."""
+        self.executor.shutdown(wait=True, cancel_futures=True)
+        for worker in list(self.workers):
+            worker.stop()
+        self.workers.clear()
+
+
+def verify_all(cases: Sequence[tuple[str, str, str]], params: VerifyParams) -> list[Verdict]:
+    """Return the verdict on each (subject_id, text, ground_truth), in the order of the cases.
+
+    Reward: 1.0 correct, 0.0 incorrect or unparsable, None for timeout and error. The pool of `params.workers` processes
+    is kept for the life of this process. Raises VerifierUnavailable when a worker cannot be started.
+    """
+    pool = shared_pool(params.workers)
+    verdicts = [pool.submit(*case, params) for case in cases]
+    try:
+        return [verdict.result() for verdict in verdicts]
+    finally:
+        for verdict in verdicts:
+            verdict.cancel()  # no effect on one that is done; after a fault or Ctrl-C the rest is not begun
+
+
+@cache
+def shared_pool(workers: int) -> VerifierPool:
+    """Return this process's pool of that size."""
+    return VerifierPool(workers)
+
+
+@lru_cache(maxsize=1)
+def verifier_name() -> str:
+    """Return what goes into `Verdict.verifier`: the program and its version."""
+    return f"math_verify-{importlib.metadata.version('math-verify')}"
+
+
+def judged_verdict(subject_id: str, reply: dict[str, Any]) -> Verdict:
+    """Return the verdict that a worker's reply means."""
+    judged = reply["status"] != "error"
+    return Verdict(
+        subject_id=subject_id,
+        answer=reply["answer"],
+        correct=reply["correct"],
+        status=reply["status"],
+        reward=float(reply["correct"]) if judged else None,
+        verifier=verifier_name(),
+        elapsed_ms=reply["elapsed_ms"],
+    )
+
+
+def fault_verdict(subject_id: str, status: Any, seconds: float) -> Verdict:
+    """Return the verdict `timeout` or `error` of a case that no worker judged."""
+    return Verdict(
+        subject_id=subject_id,
+        answer=None,
+        correct=False,
+        status=status,
+        reward=None,
+        verifier=verifier_name(),
+        elapsed_ms=seconds * 1e3,
+    )

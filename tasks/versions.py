@@ -1,0 +1,20 @@
+"""The version of each stage: raise it by hand when what the stage computes changes meaning, and say why.
+
+A table of its own, without imports, so that a plan is made without loading Prefect, Ray or an engine.
+"""
+
+STAGE_VERSIONS: dict[str, int] = {
+    "tasks.dataset:load_problems": 1,
+    "tasks.dataset:select_prompts": 1,
+    "tasks.rollout:sample_responses": 1,
+    "tasks.verify:verify_responses": 1,
+    "tasks.verify:verify_refinements": 1,
+    "tasks.critique:write_critiques": 1,
+    "tasks.refine:sample_refinements": 1,
+    "tasks.select:select_refinements": 1,
+    "tasks.advantage:build_training_samples": 1,
+    "tasks.update:init_policy": 1,
+    "tasks.update:update_policy": 1,
+    "tasks.update:save_checkpoint": 1,
+    "tasks.evaluate:evaluate_policy": 1,
+}

@@ -259,5 +259,5 @@ def build_block(name: str, values: dict[str, Any]) -> Any:
 
 def key_values(name: str, values: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a block that belong into a stage key."""
-    skipped = getattr(BLOCKS[name], "NOT_IN_KEY", frozenset())
+    skipped: frozenset[str] = getattr(BLOCKS[name], "NOT_IN_KEY", frozenset())
     return {field_name: value for field_name, value in values.items() if field_name not in skipped}

@@ -1,6 +1,7 @@
 """The `cgrpo` command: parse, call, print, exit code. Heavy imports come after parsing, so that --help is quick.
 
-Exit codes: 0 done, 1 a run or a check failed, 2 a mistake in the input, 130 interrupted. Data goes to stdout, all else to stderr.
+Exit codes: 0 done, 1 a run or a check failed, 2 a mistake in the input, 130 interrupted. Data goes to stdout, all
+else to stderr.
 """
 
 import json
@@ -137,7 +138,7 @@ def main() -> None:
         sys.exit(2)
     except typer.Exit as error:
         sys.exit(error.exit_code)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (sorted below: only click's own are shown without a traceback)
         code = _click_error(error)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -1,4 +1,4 @@
-"""The identity of what a run starts from, found without loading anything heavy: content digests and pinned revisions."""
+"""The identity of what a run starts from, found without loading anything heavy: digests and pinned revisions."""
 
 from pathlib import Path
 from typing import Any

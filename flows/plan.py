@@ -67,7 +67,7 @@ def used_inputs(spec: Spec) -> set[str]:
 
 
 def check(spec: Spec) -> None:
-    """Raise UserError when a name in the graph leads nowhere: tasks, records, blocks, engines, schedules, references."""
+    """Raise UserError when a name in the graph leads nowhere: a task, record, block, engine or schedule."""
     for section, name, stage in _all_stages(spec):
         where = f"pipelines.{spec.pipeline}.{section}.{name}"
         _known(f"{where}.task", stage.task, STAGE_VERSIONS)
@@ -80,9 +80,10 @@ def check(spec: Spec) -> None:
             _known(f"engines.{stage.engine}.model", spec.engines[stage.engine].model, spec.inputs)
         if stage.every is not None:
             _every(spec, f"{where}.every", stage.every)
-    if spec.params.run.prompts_per_iteration < spec.params.run.chunks:
+    run = spec.params.run
+    if run.prompts_per_iteration < run.chunks:
         raise UserError(
-            f"params.run.chunks = {spec.params.run.chunks} is more than the {spec.params.run.prompts_per_iteration} prompts of an iteration",
+            f"params.run.chunks = {run.chunks} is more than the {run.prompts_per_iteration} prompts of an iteration",
             "lower run.chunks or raise run.prompts_per_iteration",
         )
 

@@ -20,6 +20,11 @@ from storage.runs import Run, read_plan, run_state
 
 Form = Literal["table", "json", "csv"]
 
+NEXT_QUERY = (
+    "select iteration, count(*) as responses, avg(reward) as reward from responses "
+    "join verdicts using (run, iteration) where subject_id = response_id group by all order by all"
+)
+
 
 def print_plan(
     file: Path, pipeline: str, *, profile: str | None, presets: list[str], sets: list[str], as_json: bool
@@ -98,12 +103,10 @@ def print_summary(home: Path, run: Run, *, seconds: float) -> None:
         ["iteration", *columns], [[number, *(row.get(name) for name in columns)] for number, row in enumerate(rows)]
     )
     state = run_state(home, run.name)
-    say(
-        f"\nrun {run.name}: {state.state} in {seconds:.0f} s; policy {state.policy_version}, weights {state.weights_sha256}"
-    )
-    query = "select iteration, count(*) responses, avg(reward) from responses join verdicts on subject_id = response_id and responses.run = verdicts.run group by all order by all"
+    say(f"\nrun {run.name}: {state.state} in {seconds:.0f} s")
+    say(f"policy {state.policy_version}, weights {state.weights_sha256}")
     say("\nnext:")
-    say(f'  cgrpo sql "{query}" --run {run.name}')
+    say(f'  cgrpo sql "{NEXT_QUERY}" --run {run.name}')
     say("  cgrpo ui")
     say(f"  cgrpo resume {run.name}")
 

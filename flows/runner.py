@@ -1,4 +1,4 @@
-"""Runs, as a user starts, resumes and serves them: the server around them, the progress beside them, the words after."""
+"""Runs as a user starts, resumes and serves them: the server around them, the progress beside them, the words after."""
 
 import os
 import sys
@@ -10,7 +10,6 @@ from pathlib import Path
 from cgrpo_core.errors import UserError
 from flows.home import data_home
 from flows.server import prefect_server, start_server, stop_server
-from storage.errors import StorageError
 from storage.runs import Run, open_run
 
 LOG_LEVEL = "WARNING"  # the progress line says what the log would; CGRPO_LOG_LEVEL=INFO shows both
@@ -49,7 +48,7 @@ def _carry_out(home: Path, run: Run) -> None:
     except KeyboardInterrupt:
         say(f"\ninterrupted; what is published stays\n\nhint: go on with: cgrpo resume {run.name}")
         sys.exit(130)
-    except (UserError, StorageError):
+    except UserError:
         say(f"run {run.name} failed; what is published stays. When mended, go on with: cgrpo resume {run.name}")
         raise
     except Exception as error:

@@ -4,6 +4,7 @@ Overlay order: base, presets, profile, `--set`. A profile resizes and relocates,
 stage to another engine; neither changes an edge. There is no interpolation and there are no expressions.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -186,8 +187,8 @@ def resolve(
     pipeline: str,
     *,
     profile: str | None = None,
-    presets: list[str] = [],
-    sets: list[str] = [],  # noqa: B006
+    presets: Sequence[str] = (),
+    sets: Sequence[str] = (),
 ) -> Spec:
     """Return the declaration at `path` with presets, profile and `key=value` settings applied. Raises UserError."""
     declaration, raw = read_declaration(path)
@@ -214,20 +215,22 @@ def resolve(
         "graph": bind(graph, bindings, path),
         "base_dir": str(path.resolve().parent),
     }
-    return _validate(Spec, values, where)
+    spec: Spec = _validate(Spec, values, where)
+    return spec
 
 
 def overlay(base: Overlay, top: Overlay) -> Overlay:
-    """Return `base` with `top` laid over it: mappings merge, anything else replaces. A leaf of another kind replaces."""
+    """Return `base` with `top` laid over it: mappings merge, anything else replaces, as does a leaf of another kind."""
     result = dict(base)
     for key, value in top.items():
         below = result.get(key)
-        merges = (
+        if (
             isinstance(value, dict)
             and isinstance(below, dict)
             and value.get("kind", below.get("kind")) == below.get("kind")
-        )
-        result[key] = overlay(below, value) if merges else value
+        ):
+            value = overlay(below, value)
+        result[key] = value
     return result
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import Task
 from prefect.futures import PrefectFuture
-from prefect.states import State
+from prefect.client.schemas.objects import State
 from prefect_ray.context import remote_options
 
 from cgrpo_core.errors import UserError

@@ -8,6 +8,11 @@ from storage.plans import Plan, StagePlan
 
 Row = dict[str, str | int | float | None]
 
+UPDATE_FIGURES = (
+    *("status", "loss", "grad_norm", "entropy", "clip_fraction_low", "clip_fraction_high", "shaping_mean"),
+    *("kl_to_sampler", "logprob_gap_max", "samples", "samples_trained", "non_finite_steps"),
+)
+
 
 def stages_of(plan: Plan, iteration: int) -> list[StagePlan]:
     """Return the stages of one iteration in plan order; those of the setup for 0."""
@@ -60,9 +65,7 @@ def _sampling(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
 def _update(store: Store, stage: StagePlan) -> Row:
     output = next(name for name, record in stage.outputs.items() if record == "UpdateMetrics")
     metrics = store.read(stage.key, output, UpdateMetrics)[0]
-    names = ("status", "loss", "grad_norm", "entropy", "clip_fraction_low", "clip_fraction_high", "shaping_mean")
-    names += ("kl_to_sampler", "logprob_gap_max", "samples", "samples_trained", "non_finite_steps")
-    return {name: getattr(metrics, name) for name in names} | {"update_seconds": round(metrics.seconds, 1)}
+    return {name: getattr(metrics, name) for name in UPDATE_FIGURES} | {"update_seconds": round(metrics.seconds, 1)}
 
 
 def _faults(manifests: list[tuple[StagePlan, Manifest]]) -> Row:

@@ -18,7 +18,6 @@ from flows.leaves import make_plan
 from flows.submit import StageFailed, submit_stages, wait_for_all
 from flows.summary import iteration_row, stages_of
 from storage.artifacts import Store
-from storage.errors import StorageError
 from storage.runs import Run, RunLock, create_run, end_attempt, open_run, read_plan, start_attempt
 
 
@@ -84,7 +83,7 @@ def attempt(home: Path, name: str) -> Iterator[None]:
         number = start_attempt(home, name)
         try:
             yield
-        except (UserError, StorageError, StageFailed) as error:
+        except (UserError, StageFailed) as error:
             end_attempt(home, name, number, "failed", str(error))
             raise
         except KeyboardInterrupt:

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
+from cgrpo_core.errors import UserError
 
-class StorageError(Exception):
-    """Base of all errors of the store. It survives pickling, so that it can rise out of a remote task unchanged."""
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+class StorageError(UserError):
+    """Base of all errors of the store."""
 
 
 class RecordInvalid(StorageError):

@@ -18,8 +18,8 @@ class InputRef:
 class StagePlan:
     """One stage of one iteration and chunk: what it reads, what it is called with, and the key of its result.
 
-    inputs: argument -> references, in chunk order. leaves: argument -> declaration of an input of the run (a data set or
-    a model), with its identity under `identity`. params: block -> values, complete. engine: the declaration of the bound
+    inputs: argument -> references, in chunk order. leaves: argument -> declaration of an input of the run (data set or
+    model), with its identity under `identity`. params: block -> values, complete. engine: the declaration of the bound
     engine with its name under `name`, or None. outputs: output name -> record class name.
     """
 

@@ -35,7 +35,7 @@ def load_problems(context: StageContext, source: dict[str, Any]) -> Published:
 
 @stage
 def select_prompts(context: StageContext, problems: list[Problem], model: dict[str, Any]) -> Published:
-    """Take this chunk's problems from the schedule and render each for the policy; over-long prompts are counted out."""
+    """Take this chunk's problems from the schedule and render each for the policy; too long ones are counted out."""
     run, rollout = context.block(RunParams), context.block(RolloutParams)
     tokenizer = load_tokenizer(str(resolve_model(model, context.home, Path(context.base_dir))))
     slots = chunk_slots(context.iteration, run.prompts_per_iteration, context.plan.chunk or 0, run.chunks)

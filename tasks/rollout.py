@@ -10,7 +10,7 @@ from tasks.stage import Published, StageContext, stage
 
 @stage
 def sample_responses(context: StageContext, prompts: list[Prompt], policy: list[Policy]) -> Published:
-    """Sample `group_size` responses to each prompt; each has a seed of its own, so the batch it shares cannot matter."""
+    """Sample `group_size` responses to each prompt; each has a seed of its own, so its batch cannot matter."""
     params = context.block(RolloutParams)
     places = {
         make_id("r", context.key, prompt.prompt_id, index): (prompt, index)

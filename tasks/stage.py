@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect import Task, task
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from cgrpo_core.errors import UserError
 from cgrpo_core.params import BLOCKS, build_block

@@ -47,7 +47,7 @@ def update_policy(context: StageContext, samples: list[TrainingSample], policy: 
 
 @stage
 def save_checkpoint(context: StageContext, policy: list[Policy]) -> Published:
-    """Write weights, optimizer, scheduler and RNG under the key of the update; drop checkpoints superseded by `keep`."""
+    """Write weights, optimizer, scheduler and RNG under the key of the update; drop those that `keep` supersedes."""
     update_key = context.plan.inputs["policy"][0].key
     relative = f"checkpoints/{update_key}"
     if not complete(context.home, relative):

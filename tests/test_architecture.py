@@ -52,7 +52,7 @@ def test_help_loads_nothing_heavy() -> None:
         "from flows.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'ray', 'prefect', 'vllm', 'deepspeed', 'duckdb', 'pyarrow', 'transformers'} & set(sys.modules)\n"
+        "heavy = {'torch', 'ray', 'prefect', 'vllm', 'duckdb', 'pyarrow', 'transformers'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

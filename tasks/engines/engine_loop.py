@@ -47,8 +47,14 @@ class Core(Protocol):
     def tokens_in_flight(self) -> int:
         """Return how many tokens the requests in the batch have so far. Callable from any thread."""
 
+    def check_weights(self, weights_dir: str) -> None:
+        """Raise for a directory that cannot be loaded, with nothing touched."""
+
     def load(self, policy: PolicyRef, weights_dir: str) -> bool:
-        """Serve these weights; return whether what is served was compared with them."""
+        """Serve these weights; return whether all that is served was compared with them.
+
+        Raises PolicyMismatch when their digest is another; whatever else it raises breaks the engine.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +92,7 @@ class EngineLoop:
     """Owns the thread and the engine that it builds. Methods may be called from any thread."""
 
     def __init__(self, build: Callable[[], Core]) -> None:
-        self._arriving: queue.SimpleQueue[_SampleCall | _LoadCall | None] = queue.SimpleQueue()
+        self._arriving: queue.SimpleQueue[_SampleCall | _LoadCall] = queue.SimpleQueue()
         self._waiting: deque[_SampleCall | _LoadCall] = deque()
         self._flying: dict[str, _SampleCall] = {}
         self._held: PolicyRef | None = None
@@ -177,13 +183,9 @@ class EngineLoop:
     def _collect(self) -> None:
         """Take what has arrived; sleep only when there is nothing to do."""
         if not self._flying and not self._waiting:
-            self._take(self._arriving.get())
+            self._waiting.append(self._arriving.get())
         while not self._arriving.empty():
-            self._take(self._arriving.get())
-
-    def _take(self, call: _SampleCall | _LoadCall | None) -> None:
-        if call is not None:
-            self._waiting.append(call)
+            self._waiting.append(self._arriving.get())
 
     def _admit(self, core: Core, call: _SampleCall | _LoadCall) -> bool:
         """Start a call; False when it must wait: a load waits for the batch to empty, and holds up what came later."""
@@ -215,16 +217,16 @@ class EngineLoop:
             self._held = call.policy  # the same weights under another version: an update without a gradient
             call.done.set_result(call.policy)
             return
+        try:
+            core.check_weights(call.weights_dir)
+        except Exception as error:  # noqa: BLE001 - refused before a tensor was touched: the caller's to mend
+            call.done.set_exception(error)
+            return
         began = time.perf_counter()
         self._held, self._verified = None, False
         try:
             self._verified = core.load(call.policy, call.weights_dir)
-        except (EngineBroken, MemoryError, RuntimeError, ValueError, OSError) as error:
-            call.done.set_exception(error)
-            if not isinstance(error, PolicyMismatch):
-                raise
-            return
-        except Exception as error:  # noqa: BLE001 - refused before a tensor was touched: the caller's to mend
+        except PolicyMismatch as error:
             call.done.set_exception(error)
             return
         self._held = call.policy
@@ -233,7 +235,9 @@ class EngineLoop:
         call.done.set_result(call.policy)
 
     def _resolve(self, core: Core, one: Finished) -> None:
-        call = self._flying.pop(one.key)
+        call = self._flying.pop(one.key, None)
+        if call is None:
+            return  # its call has failed already, by another request of the same step
         self._counts["done"] += 1
         self._counts["prompt"] += one.prompt_tokens
         self._counts["cached"] += one.cached_prompt_tokens
@@ -253,8 +257,7 @@ class EngineLoop:
             calls = {id(call): call for call in (*self._flying.values(), *self._waiting)}
             while not self._arriving.empty():
                 call = self._arriving.get()
-                if call is not None:
-                    calls[id(call)] = call
+                calls[id(call)] = call
         for call in calls.values():
             if not call.done.done():
                 call.done.set_exception(EngineBroken(reason))

@@ -27,7 +27,7 @@ def keys(value: Plan) -> dict[tuple[str, int | None, int | None], str]:
 
 @pytest.mark.parametrize(
     ("pipeline", "preset", "profile"),
-    itertools.product(DECLARATION.pipelines, DECLARATION.presets, DECLARATION.profiles),
+    list(itertools.product(DECLARATION.pipelines, DECLARATION.presets, DECLARATION.profiles)),
 )
 def test_every_pipeline_preset_and_profile_makes_a_plan(pipeline: str, preset: str, profile: str) -> None:
     spec = resolve(FILE, pipeline, profile=profile, presets=[preset], sets=["run.iterations=2"])
@@ -122,7 +122,7 @@ def test_a_name_that_leads_nowhere_is_named(tmp_path: Path, old: str, new: str, 
     text = FILE.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+    spec = resolve(path, "critique-grpo", profile="cpu")
     with pytest.raises(UserError, match=message) as caught:
-        spec = resolve(path, "critique-grpo", profile="cpu")
         compile_plan(spec, {name: {"digest": name} for name in spec.inputs})
     assert caught.value.hint

@@ -1,0 +1,120 @@
+"""vLLM in this process: the engine that the loop drives. The only file that calls vLLM."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+from cgrpo_core.records import FinishReason
+from tasks.engines.engine_loop import Finished
+from tasks.engines.faults import EngineBroken, EngineNotStarted
+from tasks.engines.protocol import Completion, PolicyMismatch, PolicyRef, SampleRequest, SamplingSettings
+from tasks.engines.sampler_options import SamplerOptions, check_requests
+from tasks.engines.vllm_weights import WeightStream, compare_served, refresh_tied_head, tensor_names
+
+
+class VllmCore:
+    """A synchronous LLMEngine. Its core runs in this process: in one of its own it has half the throughput on 2 cores."""
+
+    def __init__(self, options: SamplerOptions, base_model_dir: str) -> None:
+        """Build the engine. Raises EngineNotStarted when vLLM refuses model, options or memory."""
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override the declared kv_cache_gib
+        from vllm import EngineArgs, LLMEngine
+
+        self._names = tensor_names(base_model_dir)
+        self._max_model_len = options.max_model_len
+        try:
+            self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**options.engine_arguments(base_model_dir)))
+        except (ValueError, TypeError, RuntimeError, OSError, AssertionError) as error:
+            raise EngineNotStarted(
+                f"vLLM cannot serve {base_model_dir}: {error}", "look at engines.sampler.options and at the model"
+            ) from error
+        self._vocabulary = int(self._engine.model_config.get_vocab_size())
+        self._tokenizer: Any = self._engine.tokenizer
+
+    def check(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> None:
+        """Raise RequestInvalid or PromptTooLong."""
+        check_requests(requests, settings, self._max_model_len, self._vocabulary)
+
+    def add(self, key: str, request: SampleRequest, settings: SamplingSettings) -> None:
+        """Put a request into the batch; its text is decoded once, at its end."""
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters = SamplingParams(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_tokens=settings.max_tokens,
+            seed=request.seed,
+            logprobs=0,  # of the sampled token alone
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,
+        )
+        self._engine.add_request(key, tokens_input(list(request.prompt_token_ids)), parameters)
+
+    def abort(self, keys: Sequence[str]) -> None:
+        """Take requests out of the batch."""
+        if keys:
+            self._engine.abort_request(list(keys))
+
+    def step(self) -> list[Finished]:
+        """Sample one token for each request in the batch; return those that are done."""
+        return [self._finished(output) for output in self._engine.step() if output.finished]
+
+    def tokens_in_flight(self) -> int:
+        """Return the tokens that unfinished requests have; list() takes a snapshot, since the loop goes on meanwhile."""
+        states = list(self._engine.output_processor.request_states.values())
+        return sum(state.detokenizer.num_output_tokens() for state in states)
+
+    def check_weights(self, weights_dir: str) -> None:
+        """Raise WeightsMissing, or PolicyMismatch for weights of another model."""
+        if difference := tensor_names(weights_dir) ^ self._names:
+            raise PolicyMismatch(f"{weights_dir} is of another model than the engine: {len(difference)} tensors differ")
+
+    def load(self, policy: PolicyRef, weights_dir: str) -> bool:
+        """Stream weights into the engine, compare digests, drop the prefix cache, compare what is served."""
+        stream = WeightStream(weights_dir)
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(stream)})
+        self._engine.collective_rpc("apply_model", args=(refresh_tied_head,))
+        if not self._engine.reset_prefix_cache():
+            raise EngineBroken("the prefix cache could not be dropped: blocks of the old weights are in use")
+        if stream.digest() != policy.weights_sha256:
+            raise PolicyMismatch(
+                f"{weights_dir} has the weights {stream.digest()[:12]}, policy {policy.policy_version} has "
+                f"{policy.weights_sha256[:12]}"
+            )
+        compare = partial(compare_served, samples=stream.samples)
+        different, unknown = self._engine.collective_rpc("apply_model", args=(compare,))[0]
+        if different:
+            raise EngineBroken(f"vLLM serves other weights than it was given: {', '.join(different[:3])}")
+        return not unknown and len(stream.samples) == len(self._names)
+
+    def _finished(self, output: Any) -> Finished:
+        sampled = output.outputs[0]
+        completion, error = None, None
+        if sampled.finish_reason not in ("stop", "length"):
+            error = f"it ended with finish_reason {sampled.finish_reason}"
+        elif len(sampled.logprobs) != len(sampled.token_ids):
+            error = f"{len(sampled.token_ids)} tokens came with {len(sampled.logprobs)} log-probs"
+        else:
+            completion = self._completion(output.request_id, sampled)
+        return Finished(
+            key=output.request_id,
+            completion=completion,
+            error=error,
+            prompt_tokens=len(output.prompt_token_ids),
+            cached_prompt_tokens=output.num_cached_tokens or 0,
+        )
+
+    def _completion(self, key: str, sampled: Any) -> Completion:
+        token_ids, flat = tuple(sampled.token_ids), sampled.logprobs
+        return Completion(
+            request_id=key.partition(":")[2],
+            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            token_ids=token_ids,
+            logprobs=tuple(flat.logprobs[start] for start in flat.start_indices),
+            finish_reason=cast(FinishReason, sampled.finish_reason),
+        )

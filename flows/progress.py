@@ -19,6 +19,8 @@ POLL_S = 1.0
 @contextmanager
 def live_progress(home: Path, run: Run) -> Iterator[None]:
     """Show the progress of a run on stderr until the block ends; without a terminal, a line for each iteration."""
+    import ray  # noqa: F401 (here, by the main thread: two threads that import it at once find it half made)
+
     plan, store, done = read_plan(home, run.name), Store(home), threading.Event()
     console = Console(stderr=True)
     watch = threading.Thread(target=_watch, args=(plan, store, console, done), name="progress", daemon=True)

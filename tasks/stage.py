@@ -4,7 +4,6 @@ Published in the task body, never in a hook: a raising hook is only logged by Pr
 before submit. What a task returns to Prefect is a small artifact reference; records travel through the store.
 """
 
-import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -73,6 +72,8 @@ class StageContext:
 
 Body = Callable[..., Published]
 
+BODIES: dict[str, Body] = {}  # by the path that pipelines.yaml uses, for whoever wants a body without its Prefect task
+
 
 def stage(body: Body) -> Task[..., State[Any]]:
     """Return the Prefect task of a stage body. Its argument `upstream` only carries the edges of the graph."""
@@ -80,7 +81,6 @@ def stage(body: Body) -> Task[..., State[Any]]:
     if path not in STAGE_VERSIONS:
         raise KeyError(f"{path} has no version in tasks/versions.py")
 
-    @functools.wraps(body)
     def run(plan: dict[str, Any], home: str, base_dir: str, upstream: list[Any]) -> State[Any]:
         declared = stage_from_json(plan)
         store = Store(Path(home))
@@ -91,7 +91,8 @@ def stage(body: Body) -> Task[..., State[Any]]:
         rows = sum(output["rows"] for output in manifest.outputs.values())
         return Completed(message=f"published {rows} rows", data=reference(manifest))
 
-    run.__annotations__ = {}
+    run.__name__, run.__doc__ = body.__name__, body.__doc__
+    BODIES[path] = body
     return task(run, name=body.__name__, persist_result=False, log_prints=False)
 
 

@@ -20,6 +20,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from cgrpo_core.errors import UserError
 from cgrpo_core.params import VerifyParams
 from cgrpo_core.records import Verdict
 from cgrpo_core.verifiers import scored_text
@@ -28,12 +29,8 @@ START_TIMEOUT_S = 120.0
 ATTEMPTS = 2  # a worker may die of something else than its case; one that dies twice of the same case dies of it
 
 
-class VerifierUnavailable(RuntimeError):
-    """A verifier worker does not start, so nothing can be judged. `hint` says what to do."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the verifier worker did not start: {reason}")
-        self.hint = "run `python -m tasks.verifier_worker $$` in the same environment to see why"
+class VerifierUnavailable(UserError):
+    """A verifier worker does not start, so nothing can be judged."""
 
 
 class WorkerDied(RuntimeError):
@@ -63,7 +60,10 @@ class VerifierWorker:
             self.read_line(START_TIMEOUT_S)
         except (WorkerDied, DeadlineExceeded) as fault:
             self.stop()
-            raise VerifierUnavailable(self.last_error() or type(fault).__name__) from None
+            raise VerifierUnavailable(
+                f"a verifier worker did not start: {self.last_error() or type(fault).__name__}",
+                "`python -m tasks.verifier_worker $$` in the same environment shows why",
+            ) from None
 
     def ask(self, case: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """Return the reply to one case; raise DeadlineExceeded or WorkerDied, after which the worker is of no use."""
@@ -145,9 +145,10 @@ class VerifierPool:
             return worker
         if worker is not None:
             self.drop(worker)
-        self.own.worker = VerifierWorker()
-        self.workers.add(self.own.worker)
-        return self.own.worker
+        worker = VerifierWorker()
+        self.own.worker = worker
+        self.workers.add(worker)
+        return worker
 
     def drop(self, worker: VerifierWorker) -> None:
         """End this thread's worker."""

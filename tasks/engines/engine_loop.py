@@ -71,6 +71,19 @@ class SamplerStats(EngineStats):
     weights_verified: bool
 
 
+NOTHING_YET = SamplerStats(
+    prompt_tokens=0,
+    completion_tokens=0,
+    busy_seconds=0.0,
+    load_seconds=0.0,
+    requests=0,
+    requests_done=0,
+    cached_prompt_tokens=0,
+    loads=0,
+    weights_verified=False,
+)
+
+
 @dataclass(slots=True)
 class _SampleCall:
     requests: Sequence[SampleRequest]
@@ -157,7 +170,7 @@ class EngineLoop:
     def _run(self, build: Callable[[], Core]) -> None:
         try:
             core = self._core = build()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it is raised to whoever waits for the start
             self._started.set_exception(error)
             self._break(f"the engine did not start: {error}")
             return

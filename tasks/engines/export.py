@@ -14,12 +14,11 @@ HEAD = "lm_head.weight"
 
 
 def create_directory(directory: str) -> Path:
-    """Make and return a new directory. Raises UserError if it exists: what was written once is never overwritten."""
+    """Make and return a directory, or take an empty one. Raises UserError if it holds anything: nothing is overwritten."""
     path = Path(directory)
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        raise UserError(f"{directory} exists already", "export and checkpoint only write new directories") from None
+    path.mkdir(parents=True, exist_ok=True)
+    if any(path.iterdir()):
+        raise UserError(f"{directory} is not empty", "export and checkpoint only write new directories")
     return path
 
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from cgrpo_core.errors import UserError
 from cgrpo_core.logprobs import taken_logprobs
+from cgrpo_core.records import TrainingSample
+from tasks.engines.micro_batch import build_micro_batch
 
-HEAD_TOLERANCE = 0.05  # log-probs; far above rounding in bfloat16, far below what a scaled or capped logit does
+TOLERANCE = 0.05  # log-probs; far above rounding in bfloat16, far below what a scaled or capped logit does
 
 
 class PolicyModule(torch.nn.Module):
@@ -27,6 +29,7 @@ class PolicyModule(torch.nn.Module):
         self,
         input_ids: Tensor,
         position_ids: Tensor,
+        attention_mask: Tensor | None,
         taken_at: Tensor,
         targets: Tensor,
         temperature: float,
@@ -34,13 +37,15 @@ class PolicyModule(torch.nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Return log-probs and entropy (or None), both [B, T], of `targets` [B, T] given what comes before them.
 
-        input_ids, position_ids [B, S], padded on the right; taken_at [B, T]: the position whose hidden state predicts
-        each target. No attention mask is passed: under a causal mask nothing on the left sees padding on the right,
-        and the pure causal kernel is the fastest.
+        input_ids, position_ids [N, S], padded on the right; attention_mask [N, 1, S, S] or None; taken_at [B, T]: the
+        place in [N * S] whose hidden state predicts each target. Without packed rows there is no attention mask: under
+        causal attention nothing on the left sees padding on the right, and the purely causal kernel is the fastest.
         """
         body = self.causal_lm.base_model
-        hidden = body(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-        taken = hidden.gather(1, taken_at[..., None].expand(-1, -1, hidden.shape[-1]))
+        hidden = body(
+            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+        taken = hidden.flatten(0, 1)[taken_at]
         logprobs, entropy = taken_logprobs(
             taken,
             self.causal_lm.get_output_embeddings().weight,
@@ -57,7 +62,8 @@ def load_policy_module(
 ) -> PolicyModule:
     """Return the model in `weights_dir` (Hugging Face format) in `dtype`, in training mode, without dropout.
 
-    Raises UserError for a model whose logits are more than hidden states times a head (a bias, a cap, a scale).
+    Raises UserError for a model whose logits are more than hidden states times a head (a bias, a cap, a scale), or
+    whose attention does not obey the mask of a pack.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -67,7 +73,7 @@ def load_policy_module(
         weights_dir, dtype=dtype, attn_implementation="sdpa", local_files_only=True
     )
     module = PolicyModule(causal_lm, chunk_tokens)
-    _check_head(module)
+    _check_logprobs(module)
     if gradient_checkpointing:
         causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     module.train()
@@ -77,16 +83,33 @@ def load_policy_module(
     return module
 
 
-def _check_head(module: PolicyModule) -> None:
-    """Compare the module's log-probs of a few tokens with those of the model's own logits."""
-    ids = torch.arange(1, 9)[None, :]
-    positions = torch.arange(8)[None, :]
+def _check_logprobs(module: PolicyModule) -> None:
+    """Compare log-probs of two packed rows with those of the model's own logits of each row alone."""
+    rows = tuple(_row(tokens) for tokens in ((5, 6, 7, 8, 9), (10, 4, 3)))
+    batch = build_micro_batch([rows], torch.device("cpu"))
     with torch.no_grad():
-        logits = module.causal_lm.eval()(input_ids=ids, use_cache=False).logits.float()
-        expected = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-        got, _ = module(ids, positions, positions[:, :-1], ids[:, 1:], 1.0, False)
-    if not torch.allclose(expected, got.float(), atol=HEAD_TOLERANCE):
-        raise UserError(
-            f"the logits of a {type(module.causal_lm).__name__} are not its hidden states times its head",
-            "train a model without logit caps, scales or biases (Llama, Qwen, SmolLM and their like)",
-        )
+        got, _ = module.eval()(*batch.inputs(), 1.0, False)
+        for row, logprobs in zip(rows, got, strict=True):
+            start, ids = len(row.prompt_token_ids), torch.tensor([row.prompt_token_ids + row.token_ids])
+            logits = module.causal_lm(input_ids=ids, use_cache=False).logits[0, start - 1 : -1].float()
+            expected = logits.log_softmax(-1).gather(-1, ids[0, start:, None]).squeeze(-1)
+            if not torch.allclose(expected, logprobs[: len(row.token_ids)].float(), atol=TOLERANCE):
+                raise UserError(
+                    f"the log-probs of a {type(module.causal_lm).__name__} cannot be computed from packed rows, or its "
+                    "logits are not its hidden states times its head",
+                    "train a model without logit caps, scales, biases or special masks (Llama, Qwen and their like)",
+                )
+
+
+def _row(token_ids: tuple[int, ...]) -> TrainingSample:
+    return TrainingSample(
+        sample_id="check",
+        group_id="check",
+        origin="response",
+        prompt_token_ids=(1, 2, 3, 4),
+        token_ids=token_ids,
+        sampling_logprobs=(0.0,) * len(token_ids),
+        reward=0.0,
+        advantage=0.0,
+        weight=1.0,
+    )

@@ -138,7 +138,7 @@ class Trainer(Protocol):
         """Take the optimizer steps of one iteration; the policy held afterwards has version `expect` + 1."""
 
     def export_weights(self, directory: str, expect: PolicyRef) -> None:
-        """Write the weights as Hugging Face safetensors with config and tokenizer into `directory` (must not exist)."""
+        """Write the weights as Hugging Face safetensors with config and tokenizer into `directory` (new or empty)."""
 
     def save_checkpoint(self, directory: str, expect: PolicyRef) -> None:
-        """Write a checkpoint into `directory` (must not exist)."""
+        """Write a checkpoint into `directory` (new or empty)."""

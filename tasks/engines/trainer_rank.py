@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class TrainerOptions:
     """How the trainer runs; none of it is in a key. bfloat16 needs ZeRO 1 or more (float32 weights are kept there).
 
-    num_threads: of torch, a rank. chunk_tokens: completion tokens whose logits are held at once.
+    num_threads: of torch, a rank. chunk_tokens: completion tokens whose logits are held at once. packed_tokens: rows
+    with one prompt are computed in one sequence of up to this many tokens (micro_batch.py); 0: a sequence a row.
     """
 
     zero_stage: int = 0
@@ -29,6 +30,7 @@ class TrainerOptions:
     num_threads: int = 1
     gradient_checkpointing: bool = False
     chunk_tokens: int = 512
+    packed_tokens: int = 0
     on_cpu: bool = True
 
 
@@ -89,10 +91,11 @@ class TrainerRank:
 
     def update(self, request: UpdateRequest, expect: PolicyRef) -> UpdateReport:
         """Take the optimizer steps of one iteration (collective); hold version `expect` + 1 afterwards."""
-        from tasks.engines.update_steps import is_trained, take_steps
+        from tasks.engines.update_steps import Split, is_trained, take_steps
 
         engine, started = self._expect(expect), time.perf_counter()
-        result = take_steps(engine, request, self._rank)
+        split = Split(rank=self._rank, world_size=self._world_size, packed_tokens=self._options.packed_tokens)
+        result = take_steps(engine, request, split)
         steps = len(result.grad_norms)
         digest = self._digest() if steps else expect.weights_sha256
         self._held = PolicyRef(policy_version=expect.policy_version + 1, weights_sha256=digest)

@@ -16,9 +16,18 @@ from cgrpo_core.batching import assign_to_ranks, split_micro_batches, split_mini
 from cgrpo_core.losses import SUM_NAMES, loss_denominator, policy_loss
 from cgrpo_core.params import LossParams
 from cgrpo_core.records import TrainingSample
-from tasks.engines.micro_batch import MicroBatch, build_micro_batch
+from tasks.engines.micro_batch import MicroBatch, Pack, build_micro_batch, pack_by_prompt, pack_length
 from tasks.engines.protocol import LogprobGapExceeded, UpdateRequest
 from tasks.engines.zero import ZeroEngine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """This rank's place among the others, and how long packs of rows with one prompt may get (0: no packs)."""
+
+    rank: int
+    world_size: int
+    packed_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +35,7 @@ class MiniBatch:
     """One optimizer step: this rank's micro-batches (an empty one is a dummy), of a mini-batch of `prompts` groups."""
 
     prompts: int
-    micro_batches: tuple[tuple[TrainingSample, ...], ...]
+    micro_batches: tuple[tuple[Pack, ...], ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,7 +99,7 @@ def is_trained(sample: TrainingSample, loss: LossParams) -> bool:
     return sample.advantage != 0.0 or loss.entropy_coef != 0.0 or loss.kl_coef != 0.0
 
 
-def plan_mini_batches(request: UpdateRequest, rank: int, world_size: int) -> list[MiniBatch]:
+def plan_mini_batches(request: UpdateRequest, split: Split) -> list[MiniBatch]:
     """Return the mini-batches that have a trained row, with the micro-batches of one rank.
 
     Groups without a trained row still count as prompts of their mini-batch: the loss is a mean over all groups.
@@ -101,32 +110,34 @@ def plan_mini_batches(request: UpdateRequest, rank: int, world_size: int) -> lis
         prompts = len({samples[row].group_id for row in rows})
         trained = [samples[row] for row in rows if is_trained(samples[row], request.loss)]
         if trained:
-            micro_batches = _micro_batches_of_rank(trained, request, rank, world_size)
+            micro_batches = _micro_batches_of_rank(trained, request, split)
             planned.append(MiniBatch(prompts=prompts, micro_batches=micro_batches))
     return planned
 
 
 def _micro_batches_of_rank(
-    samples: Sequence[TrainingSample], request: UpdateRequest, rank: int, world_size: int
-) -> tuple[tuple[TrainingSample, ...], ...]:
-    lengths = [len(s.prompt_token_ids) + len(s.token_ids) for s in samples]
+    samples: Sequence[TrainingSample], request: UpdateRequest, split: Split
+) -> tuple[tuple[Pack, ...], ...]:
+    packs = pack_by_prompt(samples, split.packed_tokens)
+    lengths = [pack_length(pack) for pack in packs]
     micro_batches = split_micro_batches(lengths, request.optimizer.tokens_per_micro_batch)
-    return tuple(tuple(samples[row] for row in rows) for rows in assign_to_ranks(micro_batches, world_size)[rank])
+    shares = assign_to_ranks(micro_batches, split.world_size)
+    return tuple(tuple(packs[index] for index in indices) for indices in shares[split.rank])
 
 
-def take_steps(engine: ZeroEngine, request: UpdateRequest, rank: int) -> UpdateSums:
+def take_steps(engine: ZeroEngine, request: UpdateRequest, split: Split) -> UpdateSums:
     """Take the optimizer steps of one update (collective).
 
     Raises LogprobGapExceeded, on all ranks and before any step, if sampler and trainer disagree; the gradients are
     dropped then. A step with non-finite gradients changes nothing and is counted.
     """
-    mini_batches = plan_mini_batches(request, rank, engine.world_size)
+    mini_batches = plan_mini_batches(request, split)
     engine.set_hyperparameters(request.optimizer)
     result = UpdateSums()
     old: list[list[Tensor | None]] = [[None] * len(batch.micro_batches) for batch in mini_batches]
     gap = LogprobGap()
     if not any(s.origin == "response" and is_trained(s, request.loss) for s in request.samples):
-        _measure(engine, request, _probe(request, rank, engine.world_size), gap)
+        _measure(engine, request, _probe(request, split), gap)
     if len(mini_batches) > 1:
         old = [_measure(engine, request, batch.micro_batches, gap) for batch in mini_batches]
     measured_with_gradient = len(mini_batches) == 1
@@ -141,19 +152,19 @@ def take_steps(engine: ZeroEngine, request: UpdateRequest, rank: int) -> UpdateS
     return result
 
 
-def _probe(request: UpdateRequest, rank: int, world_size: int) -> tuple[tuple[TrainingSample, ...], ...]:
+def _probe(request: UpdateRequest, split: Split) -> tuple[tuple[Pack, ...], ...]:
     """Return up to one micro-batch of response rows a rank, to measure the gap on when no response is trained."""
     responses = [s for s in request.samples if s.origin == "response"]
-    return _micro_batches_of_rank(responses, request, rank, world_size)[:1] if responses else ()
+    return _micro_batches_of_rank(responses, request, split)[:1] if responses else ()
 
 
 def _measure(
-    engine: ZeroEngine, request: UpdateRequest, micro_batches: Sequence[Sequence[TrainingSample]], gap: LogprobGap
+    engine: ZeroEngine, request: UpdateRequest, micro_batches: Sequence[Sequence[Pack]], gap: LogprobGap
 ) -> list[Tensor | None]:
     """Return the log-probs [B, T] of each micro-batch, without gradient, and count them in `gap`."""
     measured: list[Tensor | None] = []
-    for rows in micro_batches:
-        batch = build_micro_batch(rows, engine.device)
+    for packs in micro_batches:
+        batch = build_micro_batch(packs, engine.device)
         with torch.no_grad():
             logprobs, _ = engine.logprobs(batch, request.sampling_temperature, with_entropy=False)
         gap.add(batch, logprobs)
@@ -174,8 +185,8 @@ def _accumulate(
         request.loss, prompts=mini_batch.prompts, max_response_tokens=request.max_response_tokens
     )
     final = len(mini_batch.micro_batches) - 1
-    for index, (rows, old) in enumerate(zip(mini_batch.micro_batches, old_logprobs, strict=True)):
-        batch = build_micro_batch(rows, engine.device)
+    for index, (packs, old) in enumerate(zip(mini_batch.micro_batches, old_logprobs, strict=True)):
+        batch = build_micro_batch(packs, engine.device)
         logprobs, entropy = engine.logprobs(batch, request.sampling_temperature, with_entropy=True)
         if old is None:
             gap.add(batch, logprobs)

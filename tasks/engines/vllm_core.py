@@ -14,7 +14,7 @@ from tasks.engines.vllm_weights import WeightStream, compare_served, refresh_tie
 
 
 class VllmCore:
-    """A synchronous LLMEngine. Its core runs in this process: in one of its own it has half the throughput on 2 cores."""
+    """A synchronous LLMEngine. Its core runs in this process: in one of its own it has half the speed on 2 cores."""
 
     def __init__(self, options: SamplerOptions, base_model_dir: str) -> None:
         """Build the engine. Raises EngineNotStarted when vLLM refuses model, options or memory."""
@@ -65,7 +65,7 @@ class VllmCore:
         return [self._finished(output) for output in self._engine.step() if output.finished]
 
     def tokens_in_flight(self) -> int:
-        """Return the tokens that unfinished requests have; list() takes a snapshot, since the loop goes on meanwhile."""
+        """Return the tokens that unfinished requests have; list() is a snapshot, since the loop goes on meanwhile."""
         states = list(self._engine.output_processor.request_states.values())
         return sum(state.detokenizer.num_output_tokens() for state in states)
 

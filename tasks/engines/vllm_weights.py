@@ -1,9 +1,9 @@
 """Weights on their way into vLLM: their digest is taken of the very tensors that vLLM gets.
 
-That vLLM then serves them is checked apart. On the CPU it packs linear weights for its kernels and drops the originals,
-so they cannot be read back; but a linear layer given the j-th unit vector answers with column j of its weights, exactly.
-A few columns of every tensor are compared with the file: a tensor that was left behind cannot hide. One is left behind
-by vLLM 0.32 itself: a tied output head keeps its old packed copy when weights are reloaded.
+That vLLM then serves them is checked apart. On the CPU it packs linear weights for its kernels and drops the
+originals, so they cannot be read back; but a linear layer given the j-th unit vector answers with column j of its
+weights, exactly. A few columns of every tensor are compared with the file: a tensor that was left behind cannot hide.
+One is left behind by vLLM 0.32 itself: a tied output head keeps its old packed copy when weights are reloaded.
 """
 
 import json
@@ -20,7 +20,7 @@ COLUMNS = 8
 
 
 def weight_files(weights_dir: str) -> list[Path]:
-    """Return the safetensors files of a directory. Raises WeightsMissing if there are none, or one of the index is not."""
+    """Return the safetensors files of a directory. Raises WeightsMissing if one is missing, or there is none."""
     directory = Path(weights_dir)
     index = directory / "model.safetensors.index.json"
     if index.exists():

@@ -175,7 +175,7 @@ def part_of(question: str, eval_share: float) -> Part:
     and different parts can therefore never share a question.
     """
     words = " ".join(sorted(normalised_question(question).split()))
-    place = int(hashlib.sha256(f"split {words}".encode()).hexdigest()[:12], 16) / 16**12
+    place = int(hashlib.sha256(f"split 0 {words}".encode()).hexdigest()[:12], 16) / 16**12
     return "eval" if place < eval_share else "train"
 
 

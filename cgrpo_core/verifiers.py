@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 from math_verify import parse, verify
 from math_verify.errors import TimeoutException
-from sympy import Basic, nan, oo, zoo
+from sympy import Basic, nan, oo, zoo  # type: ignore[import-untyped]
 
 END_OF_THOUGHT = "</think>"
 MAX_CHARACTERS = 20_000
 MAX_BARE_CHARACTERS = 300
-NOT_BARE = re.compile(r"\n|\$|\\boxed|\\\(|\\\[|[:?]")
-PLAIN_NUMBER = re.compile(r"[-+.,\d\s%$]*")
+NOT_BARE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff$:?]|\\boxed|\\\(|\\\[")
+PLAIN_NUMBER = re.compile(r"[-+.,\d\s%]*")
 COMMAND = re.compile(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+")
 LETTER = re.compile(r"[A-Za-z]")
-WORD = re.compile(r"[A-Za-z]{3,}")
+WORD = re.compile(r"[A-Za-z]{2,}")
 
 # math-verify warns at its first call that its timeouts are off; here that is meant.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -102,6 +102,6 @@ def _undefined(value: Basic) -> bool:
 
 
 def _shown(answers: list[Any]) -> str:
-    """Return the extracted answer as text that can be stored: its source, or sympy's spelling of it if there is none."""
+    """Return the extracted answer as text that can be stored: its source, else sympy's spelling of it."""
     text = next((reading for reading in reversed(answers) if isinstance(reading, str)), None)
     return (str(answers[0]) if text is None else text).encode("utf-8", "replace").decode("utf-8")

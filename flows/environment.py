@@ -25,6 +25,7 @@ LOCAL_RAY_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 def apply() -> None:
     """Put the defaults into the environment of this process and of those that it starts."""
-    chosen = DEFAULTS if os.environ.get("RAY_ADDRESS") else DEFAULTS | LOCAL_RAY_ONLY
-    for name, value in chosen.items():
+    address = os.environ.get("RAY_ADDRESS", "")
+    on_this_machine = not address or address.startswith(("127.", "localhost", "[::1]"))
+    for name, value in (DEFAULTS | LOCAL_RAY_ONLY if on_this_machine else DEFAULTS).items():
         os.environ.setdefault(name, value)

@@ -29,7 +29,7 @@ def load_problems(context: StageContext, source: dict[str, Any]) -> Published:
     ]
     return Published(
         tables={"problems": loaded.problems, "rejected": rejected},
-        counts={"problems": len(loaded.problems), "rejected": len(rejected)},
+        counts={"problems": len(loaded.problems), "rejected": len(rejected), **loaded.counts},
     )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import importlib.metadata
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -152,7 +153,8 @@ def _converted(declaration: Mapping[str, Any], cache: Path, progress: Progress) 
         progress(f"converting {source.name} once, about a minute; kept in {directory}")
         temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=cache))
         try:
-            _convert(source, temporary)
+            with contextlib.redirect_stderr(io.StringIO()):  # progress bars of transformers
+                _convert(source, temporary)
             (temporary / MARKER).write_text(json.dumps(known_by, indent=2) + "\n")
             shutil.rmtree(directory, ignore_errors=True)  # without the marker it is a remnant
             temporary.rename(directory)

@@ -99,7 +99,7 @@ def hub_file(declaration: Mapping[str, Any]) -> Path:
     except (HfHubHTTPError, HFValidationError, OSError) as fault:
         raise DatasetMissing(
             f"{file} of the hub data set {repo} at {revision[:12]} cannot be had: {_first_line(fault)}",
-            "check repo, file and revision, and that there is a network; or download it and use `kind: jsonl` or `parquet`",
+            "check repo, file, revision and network; or download it and use `kind: jsonl` or `kind: parquet`",
         ) from None
 
 

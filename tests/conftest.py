@@ -1,1 +1,3 @@
-"""Its place puts tests/ on the import path, so that every test can import tiny_model."""
+"""For all tests: Ray, Prefect and vLLM are quiet, offline and on loopback, as in the program itself."""
+
+import flows  # noqa: F401 (puts the defaults into the environment before anything else is imported)

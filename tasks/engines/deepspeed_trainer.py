@@ -9,12 +9,12 @@ from dataclasses import fields
 from typing import Any
 
 from cgrpo_core.errors import UserError
+from tasks.engines.actors import GRACE_SECONDS, NAMESPACE, answer, find_actor, stop_actors
+from tasks.engines.faults import EngineLost
 from tasks.engines.protocol import PolicyRef, UpdateReport, UpdateRequest
 from tasks.engines.trainer_rank import TrainerOptions, TrainerRank
 
-NAMESPACE = "cgrpo"
 CPU_THREADS = 2  # shared among the ranks of a trainer without a GPU, unless options.num_threads says otherwise
-GRACE_SECONDS = 60.0  # for the other ranks to fail likewise, once one has
 
 
 class DeepSpeedTrainer:
@@ -73,24 +73,28 @@ class DeepSpeedTrainer:
     def _call(self, method: str, *arguments: Any) -> Any:
         """Call a method on all ranks at once and return rank 0's answer.
 
-        An error of a rank is raised as it was there. Ranks that do not come back after another has failed sit in a
-        collective for ever; then, or if an actor died, all ranks are ended and the error is raised.
+        An error of a rank is raised as it was there, a dead actor as EngineLost, whichever rank is heard first: those
+        that a dead one leaves behind fail too. If one died, or others sit in a collective that no one will end, all
+        ranks are ended.
         """
         import ray
 
-        calls = [getattr(rank, method).remote(*arguments) for rank in self._ranks]
+        calls = [getattr(actor, method).remote(*arguments) for actor in self._ranks]
+        errors: list[Exception] = []
         waiting = list(calls)
         while waiting:
-            done, waiting = ray.wait(waiting, num_returns=1)
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=GRACE_SECONDS if errors else None)
+            if not done:
+                break
             try:
-                ray.get(done)
-            except ray.exceptions.RayTaskError as error:
-                if waiting and ray.wait(waiting, num_returns=len(waiting), timeout=GRACE_SECONDS)[1]:
-                    self.kill()
-                raise error.cause or error from None
-            except ray.exceptions.RayActorError:
-                self.kill()
-                raise
+                answer(f"trainer, rank {calls.index(done[0])}", done[0])
+            except Exception as error:  # noqa: BLE001 - raised below, once it is known what became of the other ranks
+                errors.append(error)
+        lost = [error for error in errors if isinstance(error, EngineLost)]
+        if lost or waiting:
+            self.kill()
+        if errors:
+            raise (lost or errors)[0]
         return ray.get(calls[0])
 
 
@@ -107,7 +111,7 @@ def start_trainer(name: str, declaration: Mapping[str, Any], base_model_dir: str
     actor_class = ray.remote(TrainerRank)
     ranks = [
         actor_class.options(
-            name=f"{name}-rank{rank}",
+            name=rank_name,
             namespace=NAMESPACE,
             lifetime="detached" if detached else None,
             max_restarts=0,
@@ -115,7 +119,7 @@ def start_trainer(name: str, declaration: Mapping[str, Any], base_model_dir: str
             num_cpus=resources.get("num_cpus", 0),
             num_gpus=resources.get("num_gpus", 0),
         ).remote(rank, world_size, base_model_dir, options)
-        for rank in range(world_size)
+        for rank, rank_name in enumerate(_rank_names(name, declaration))
     ]
     trainer = DeepSpeedTrainer(ranks)
     port = ray.get(ranks[0].free_port.remote())
@@ -125,34 +129,20 @@ def start_trainer(name: str, declaration: Mapping[str, Any], base_model_dir: str
 
 def find_trainer(name: str, declaration: Mapping[str, Any]) -> DeepSpeedTrainer | None:
     """Return the running trainer of that name, or None if any of its ranks is missing or dead."""
-    import ray
-
-    ranks = _find_ranks(name, _world_size(declaration))
+    ranks = [find_actor(rank_name) for rank_name in _rank_names(name, declaration)]
     if any(rank is None for rank in ranks):
         return None
     trainer = DeepSpeedTrainer(ranks)
     try:
         trainer.held()
-    except ray.exceptions.RayActorError:
+    except EngineLost:
         return None
     return trainer
 
 
 def stop_trainer(name: str, declaration: Mapping[str, Any]) -> None:
     """End all ranks of that name that run, and wait until their names are free again."""
-    import time
-
-    import ray
-
-    world_size = _world_size(declaration)
-    for rank in _find_ranks(name, world_size):
-        if rank is not None:
-            ray.kill(rank, no_restart=True)
-    deadline = time.monotonic() + GRACE_SECONDS
-    while any(_find_ranks(name, world_size)):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the ranks of trainer {name} did not end within {GRACE_SECONDS:.0f} s")
-        time.sleep(0.05)
+    stop_actors(_rank_names(name, declaration))
 
 
 def read_options(declaration: Mapping[str, Any]) -> TrainerOptions:
@@ -180,13 +170,5 @@ def _world_size(declaration: Mapping[str, Any]) -> int:
     return replicas
 
 
-def _find_ranks(name: str, world_size: int) -> list[Any]:
-    import ray
-
-    found: list[Any] = []
-    for rank in range(world_size):
-        try:
-            found.append(ray.get_actor(f"{name}-rank{rank}", namespace=NAMESPACE))
-        except ValueError:
-            found.append(None)
-    return found
+def _rank_names(name: str, declaration: Mapping[str, Any]) -> list[str]:
+    return [f"{name}-rank{rank}" for rank in range(_world_size(declaration))]

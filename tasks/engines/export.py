@@ -10,11 +10,10 @@ from cgrpo_core.errors import UserError
 
 WEIGHTS_FILE = "model.safetensors"
 COPIED_SUFFIXES = (".json", ".jinja", ".txt", ".model")
-HEAD = "lm_head.weight"
 
 
 def create_directory(directory: str) -> Path:
-    """Make and return a directory, or take an empty one. Raises UserError if it holds anything: nothing is overwritten."""
+    """Make and return a directory, or take an empty one. Raises UserError if it holds anything."""
     path = Path(directory)
     path.mkdir(parents=True, exist_ok=True)
     if any(path.iterdir()):
@@ -46,27 +45,3 @@ def copy_model_files(base_dir: str, directory: Path, dtype: str) -> None:
     config = json.loads(config_path.read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
     config_path.write_text(json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def cast_weights(source_dir: str, directory: str, dtype: str) -> str:
-    """Write the model of `source_dir` in `dtype`, in the form that `export_weights` writes; return its digest.
-
-    A policy's digest is of its tensors as they are trained and served: policy 0 must have the trainer's dtype.
-    """
-    import torch
-
-    from cgrpo_core.weights import weights_digest
-
-    config = json.loads((Path(source_dir) / "config.json").read_text(encoding="utf-8"))
-    tensors: dict[str, Any] = {}
-    for path in sorted(Path(source_dir).glob("*.safetensors")):
-        tensors |= read_tensors(path)
-    if not tensors:
-        raise UserError(f"{source_dir} has no *.safetensors file", "give a model directory in Hugging Face format")
-    if config.get("tie_word_embeddings", False):
-        tensors.pop(HEAD, None)
-    cast = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
-    path = create_directory(directory)
-    write_tensors(path / WEIGHTS_FILE, cast.items())
-    copy_model_files(source_dir, path, dtype)
-    return weights_digest(cast.items())

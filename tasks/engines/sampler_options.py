@@ -156,7 +156,7 @@ def _read_options(where: str, given: dict[str, Any], *, on_cpu: bool) -> Sampler
     if unknown := sorted(set(given) - known):
         raise UserError(f"{where} has no {unknown[0]!r}", f"it has {', '.join(sorted(known))}")
     if on_cpu:
-        given.setdefault("kv_cache_gib", 0.5)
+        given.setdefault("kv_cache_gib", 1.0)
     options = SamplerOptions(**given, on_cpu=on_cpu)
     if options.dtype not in ("float32", "bfloat16", "float16"):
         raise UserError(f"{where}.dtype is {options.dtype}", "it is float32, bfloat16 or float16")

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.engines.protocol import PolicyMismatch, PolicyRef, UpdateReport, UpdateRequest
+from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch, PolicyRef, UpdateReport, UpdateRequest
 
 if TYPE_CHECKING:
     from tasks.engines.trainer_checkpoint import TrainerState
@@ -42,6 +42,7 @@ class TrainerRank:
         self._base_dir, self._options = base_dir, options
         self._engine: ZeroEngine | None = None
         self._held: PolicyRef | None = None
+        self._digest = ""  # of the weights as exported; differs from policy 0's when those are cast on loading
         self._optimizer_step = 0
         self._learning_rate = 0.0
 
@@ -72,9 +73,15 @@ class TrainerRank:
         return self._held
 
     def load_weights(self, policy: PolicyRef, weights_dir: str) -> PolicyRef:
-        """Start from weights with a fresh optimizer (collective). Raises PolicyMismatch and then holds nothing."""
+        """Start from weights with a fresh optimizer (collective). Raises PolicyMismatch and then holds nothing.
+
+        The policy may be known by its files or by what they are once loaded: a base model may come in another dtype, or
+        with a copy of the embedding as its head.
+        """
+        from tasks.models import model_weights_digest
+
         self._build_engine(weights_dir)
-        self._accept(policy, weights_dir)
+        self._accept(policy, weights_dir, model_weights_digest(weights_dir))
         self._optimizer_step, self._learning_rate = 0, 0.0
         return policy
 
@@ -85,20 +92,29 @@ class TrainerRank:
         state = read_state(checkpoint_dir)
         engine = self._build_engine(checkpoint_dir)
         restore_checkpoint(engine, checkpoint_dir, state, dtype=self._options.dtype)
-        self._accept(policy, checkpoint_dir)
+        self._accept(policy, checkpoint_dir, None)
         self._optimizer_step, self._learning_rate = state.optimizer_step, state.learning_rate
         return policy
 
     def update(self, request: UpdateRequest, expect: PolicyRef) -> UpdateReport:
-        """Take the optimizer steps of one iteration (collective); hold version `expect` + 1 afterwards."""
+        """Take the optimizer steps of one iteration (collective); hold version `expect` + 1 afterwards.
+
+        Raises PolicyMismatch or LogprobGapExceeded and holds what it held; after any other error it holds nothing.
+        """
         from tasks.engines.update_steps import Split, is_trained, take_steps
 
         engine, started = self._expect(expect), time.perf_counter()
         split = Split(rank=self._rank, world_size=self._world_size, packed_tokens=self._options.packed_tokens)
-        result = take_steps(engine, request, split)
+        self._held = None  # should a step fail half-way, what is left is no known policy
+        try:
+            result = take_steps(engine, request, split)
+        except LogprobGapExceeded:
+            self._held = expect
+            raise
         steps = len(result.grad_norms)
-        digest = self._digest() if steps else expect.weights_sha256
-        self._held = PolicyRef(policy_version=expect.policy_version + 1, weights_sha256=digest)
+        if steps:
+            self._digest = self._compute_digest()
+        self._held = PolicyRef(policy_version=expect.policy_version + 1, weights_sha256=self._digest)
         self._optimizer_step += steps
         self._learning_rate = request.optimizer.lr
         trained = sum(is_trained(sample, request.loss) for sample in request.samples)
@@ -168,12 +184,12 @@ class TrainerRank:
         self._engine = ZeroEngine(module, zero_stage=self._options.zero_stage, bf16=bf16)
         return self._engine
 
-    def _accept(self, policy: PolicyRef, directory: str) -> None:
-        digest = self._digest()
-        if digest != policy.weights_sha256:
+    def _accept(self, policy: PolicyRef, directory: str, digest_of_files: str | None) -> None:
+        self._digest = self._compute_digest()
+        if policy.weights_sha256 not in (self._digest, digest_of_files):
             raise PolicyMismatch(
-                f"{directory} holds weights {digest[:12]} as {self._options.dtype}, not {policy.weights_sha256[:12]} "
-                f"of policy {policy.policy_version}"
+                f"{directory} holds weights {self._digest[:12]} as {self._options.dtype}, "
+                f"not {policy.weights_sha256[:12]} of policy {policy.policy_version}"
             )
         self._held = policy
 
@@ -182,7 +198,7 @@ class TrainerRank:
             raise PolicyMismatch(f"the trainer holds {self._held}, not {expect}")
         return self._engine
 
-    def _digest(self) -> str:
+    def _compute_digest(self) -> str:
         """Return the weights digest, the same on all ranks (collective); rank 0 computes it."""
         import torch
 

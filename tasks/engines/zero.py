@@ -71,7 +71,7 @@ class ZeroEngine:
         self.device = self._engine.device
 
     def set_hyperparameters(self, params: OptimizerParams) -> None:
-        """Use these AdamW settings and this clip norm (0: none) from now on."""
+        """Use these AdamW settings and this clip norm from now on."""
         for group in self._optimizer.param_groups:
             group.update(
                 lr=params.lr,
@@ -111,8 +111,7 @@ class ZeroEngine:
         if not math.isfinite(norm):
             self._engine.zero_grad()
             return None
-        if self._max_grad_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, norm)
+        torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, norm)
         self._engine.step()
         return float(norm)
 
@@ -127,7 +126,7 @@ class ZeroEngine:
 
     def create_optimizer_state(self) -> None:
         """Make AdamW allocate its moments, all zero, by a step of learning rate 0 over zero gradients (collective)."""
-        self.set_hyperparameters(OptimizerParams(lr=0.0, weight_decay=0.0, max_grad_norm=0.0))
+        self.set_hyperparameters(OptimizerParams(lr=0.0, weight_decay=0.0))
         self._dummy_backward(0.0)
         self.step()
 

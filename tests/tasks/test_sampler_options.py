@@ -52,7 +52,7 @@ def test_on_the_cpu_a_prompt_is_never_split_and_the_kv_cache_is_bounded():
     arguments = read_declaration(declare(options={"max_model_len": 512})).options.engine_arguments("model")
     assert arguments["enable_chunked_prefill"] is False
     assert arguments["max_num_batched_tokens"] >= 512
-    assert arguments["kv_cache_memory_bytes"] == 2**29
+    assert arguments["kv_cache_memory_bytes"] == 2**30
     assert arguments["logprobs_mode"] == "processed_logprobs"
 
 

@@ -1,0 +1,81 @@
+"""Answers of every shape that models give, and some that are made to break a verifier."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cgrpo_core.verifiers import judge, scored_text
+
+RIGHT = [
+    (r"So the answer is \boxed{\frac{1}{2}}.", "0.5"),
+    (r"<think>it is \boxed{3}, no</think> \boxed{4}", "4"),
+    ("5 + 3 = 8", "8"),
+    ("The answer is 42.", "42"),
+    ("7,425,000", "7425000"),
+    (r"\boxed{2\sqrt{3}}", r"\sqrt{12}"),
+    (r"We get $x \in (1, 2]$ so \boxed{(1,2]}", "(1,2]"),
+    (r"\boxed{\text{Evelyn}}", r"\text{Evelyn}"),
+    (r"2n + 1", "2n+1"),
+    ("It is 4.", "4"),
+    ("x = 4", "4"),
+    (r"\sqrt2", r"\sqrt{2}"),
+    ("(1, 2)", "(1,2)"),
+    ("13/4.", r"\frac{13}{4}"),
+    (r"\boxed{025}", "25"),
+]
+WRONG = [
+    (r"So the answer is \boxed{7}, not 8.", "8"),
+    (r"<think>\boxed{4}</think> \boxed{3}", "4"),
+    ("5 + 3 = 9", "8"),
+    ("2n + 1", "1"),
+    (r"\boxed{1/0}", "3"),
+    (r"\boxed{\text{Ann}}", r"\text{Evelyn}"),
+]
+
+
+@pytest.mark.parametrize(("text", "ground_truth"), RIGHT)
+def test_a_right_answer_is_right_however_it_is_written(text: str, ground_truth: str) -> None:
+    judgement = judge(text, ground_truth)
+    assert (judgement.correct, judgement.status) == (True, "ok")
+    assert judgement.answer
+
+
+@pytest.mark.parametrize(("text", "ground_truth"), WRONG)
+def test_a_wrong_answer_is_judged_and_wrong(text: str, ground_truth: str) -> None:
+    judgement = judge(text, ground_truth)
+    assert (judgement.correct, judgement.status) == (False, "ok")
+
+
+@pytest.mark.parametrize("text", ["", "   \n", "I do not know.", "<think>it is 4</think>", "\x00\x00"])
+def test_a_text_without_an_answer_is_unparsable_and_not_wrong_by_accident(text: str) -> None:
+    judgement = judge(text, "4")
+    assert (judgement.status, judgement.correct, judgement.answer) == ("unparsable", False, None)
+
+
+@pytest.mark.parametrize("ground_truth", ["", "  "])
+def test_a_blank_ground_truth_is_an_error_and_never_a_verdict(ground_truth: str) -> None:
+    assert judge(r"\boxed{4}", ground_truth).status == "error"
+
+
+def test_of_a_long_text_the_end_is_kept() -> None:
+    assert scored_text("abc</think>0123456789", 4) == "6789"
+    text = r"\boxed{1} " + "and so on " * 10_000 + r"\boxed{2}"
+    assert judge(text, "2", max_characters=500).correct
+    assert not judge(text, "1", max_characters=500).correct
+
+
+def test_hostile_characters_are_read_past() -> None:
+    assert judge("\x00\ud800 \x1b[0m the answer is \\boxed{5}", "5").correct
+    stored = judge("\\boxed{\ud800}", "5").answer or ""
+    assert stored.encode("utf-8").decode("utf-8") == stored
+
+
+def test_unbalanced_and_nested_boxes_do_not_raise() -> None:
+    for text in (r"\boxed{\boxed{3}", r"\boxed{" * 200, "}" * 1000 + r"\boxed{3}", r"\frac{\frac{\frac{1}{", "$" * 999):
+        assert judge(text, "3").status in ("ok", "unparsable", "error")
+
+
+def test_the_verifier_starts_without_torch() -> None:
+    check = "import sys, cgrpo_core.verifiers; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -1,0 +1,144 @@
+"""Micro-batches: what goes where, and that packing rows with one prompt changes nothing but the work."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_model import build_tiny_model
+from training_samples import build_request, build_samples, without_advantage
+
+from cgrpo_core.losses import policy_loss
+from cgrpo_core.params import LossParams
+from tasks.engines.micro_batch import build_micro_batch, pack_by_prompt, pack_length
+from tasks.engines.policy_module import load_policy_module
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory):
+    directory = build_tiny_model(tmp_path_factory.mktemp("tiny"))
+    return load_policy_module(str(directory), dtype=torch.float32, chunk_tokens=7, gradient_checkpointing=False)
+
+
+def sample(tokens, prompt=(1, 2, 3)):
+    return replace(
+        build_samples()[0],
+        prompt_token_ids=prompt,
+        token_ids=tokens,
+        sampling_logprobs=tuple(-float(t) for t in tokens),
+    )
+
+
+def logprobs_by_row(module, packs):
+    batch = build_micro_batch(packs, CPU)
+    logprobs, _ = module(*batch.inputs(), 1.0, False)
+    return {s.sample_id: logprobs[row, : len(s.token_ids)] for row, s in enumerate(s for pack in packs for s in pack)}
+
+
+def test_rows_with_one_prompt_share_it_up_to_the_bound():
+    rows = [sample((4, 5)), sample((6,), prompt=(9,)), sample((7, 8, 9)), sample((1, 1))]
+    assert pack_by_prompt(rows, 8) == [(rows[0], rows[2]), (rows[1],), (rows[3],)]
+    assert pack_length((rows[0], rows[2])) == 8
+    assert pack_by_prompt(rows, 0) == [(row,) for row in rows]
+
+
+def test_a_completion_sees_its_prompt_and_itself_and_is_predicted_from_the_token_before():
+    batch = build_micro_batch([(sample((4, 5)), sample((7,)))], CPU)
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 7]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3]]
+    assert batch.taken_at.tolist() == [[2, 3], [2, 0]]
+    assert batch.targets.tolist() == [[4, 5], [7, 0]]
+    assert batch.mask.tolist() == [[True, True], [True, False]]
+    assert batch.sampling_logprobs.tolist() == [[-4.0, -5.0], [-7.0, 0.0]]
+    assert batch.attention_mask[0, 0, 5].tolist() == [True, True, True, False, False, True]
+    assert batch.attention_mask[0, 0, 4].tolist() == [True, True, True, True, True, False]
+
+
+def test_rows_alone_need_no_attention_mask():
+    batch = build_micro_batch([(sample((4, 5)),), (sample((7,), prompt=(8, 8)),)], CPU)
+    assert batch.attention_mask is None
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5], [8, 8, 7, 0, 0]]
+    assert batch.taken_at.tolist() == [[2, 3], [6, 0]]
+
+
+def test_packing_and_padding_change_no_logprob(module):
+    samples = build_samples()
+    packed = logprobs_by_row(module, pack_by_prompt(samples, 1000))
+    for row in samples:
+        alone = logprobs_by_row(module, [(row,)])[row.sample_id]
+        torch.testing.assert_close(packed[row.sample_id], alone, atol=2e-6, rtol=0)
+
+
+def test_packing_changes_no_gradient(module):
+    def gradient(packed_tokens):
+        module.zero_grad()
+        batch = build_micro_batch(pack_by_prompt(build_samples(), packed_tokens), CPU)
+        logprobs, entropy = module(*batch.inputs(), 1.0, True)
+        terms = policy_loss(
+            logprobs=logprobs,
+            old_logprobs=logprobs.detach(),
+            entropy=entropy,
+            advantages=batch.advantages,
+            weights=batch.weights,
+            is_refinement=batch.is_refinement,
+            mask=batch.mask,
+            params=LossParams(),
+            denominator=30.0,
+        )
+        terms.loss.backward()
+        return torch.cat([p.grad.flatten() for p in module.parameters()])
+
+    torch.testing.assert_close(gradient(1000), gradient(0), atol=1e-6, rtol=1e-4)
+
+
+def test_a_rank_without_rows_runs_a_dummy_that_counts_nothing(module):
+    batch = build_micro_batch([], CPU)
+    logprobs, _ = module(*batch.inputs(), 1.0, False)
+    assert not batch.mask.any()
+    assert logprobs.isfinite().all()
+
+
+@pytest.mark.parametrize("change", [{"token_ids": ()}, {"prompt_token_ids": ()}, {"sampling_logprobs": (0.0,) * 99}])
+def test_a_row_that_cannot_be_trained_on_is_refused_by_name(change):
+    with pytest.raises(ValueError, match="s0-0"):
+        build_micro_batch([(replace(build_samples()[0], **change),)], CPU)
+
+
+def test_zero_advantage_rows_are_left_out_but_their_groups_count():
+    from tasks.engines.update_steps import Split, plan_mini_batches
+
+    split = Split(rank=0, world_size=1, packed_tokens=0)
+    (batch,) = plan_mini_batches(build_request(build_samples()), split)
+    trained = [s.sample_id for micro in batch.micro_batches for pack in micro for s in pack]
+    assert batch.prompts == 3
+    assert sorted(trained) == [f"s{group}-{row}" for group in (0, 2) for row in range(4)]
+    assert plan_mini_batches(build_request(without_advantage(build_samples())), split) == []
+
+
+def test_every_rank_gets_the_same_number_of_micro_batches_and_no_row_is_lost():
+    from tasks.engines.update_steps import Split, plan_mini_batches
+
+    request = build_request(build_samples(), tokens_per_micro_batch=70, mini_batch_prompts=1)
+    plans = [plan_mini_batches(request, Split(rank=r, world_size=3, packed_tokens=0)) for r in range(3)]
+    for step in zip(*plans, strict=True):
+        assert len({len(batch.micro_batches) for batch in step}) == 1
+        assert sum(len(pack) for batch in step for micro in batch.micro_batches for pack in micro) == 4
+
+
+def test_a_model_with_more_than_a_head_behind_its_hidden_states_is_refused(tmp_path, monkeypatch):
+    from transformers import LlamaForCausalLM
+
+    from cgrpo_core.errors import UserError
+
+    directory = build_tiny_model(tmp_path / "tiny")
+    plain = LlamaForCausalLM.forward
+
+    def scaled(self, *arguments, **named):
+        output = plain(self, *arguments, **named)
+        output.logits = output.logits * 30
+        return output
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", scaled)
+    with pytest.raises(UserError, match="logits"):
+        load_policy_module(str(directory), dtype=torch.float32, chunk_tokens=7, gradient_checkpointing=False)

@@ -1,0 +1,309 @@
+"""One rank in this process, under each ZeRO stage: what an update does, and what must leave no trace."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_model import build_tiny_model
+from training_samples import RESPONSE_TOKENS, build_request, build_samples, without_advantage
+
+from cgrpo_core.errors import UserError
+from cgrpo_core.params import LossParams
+from cgrpo_core.weights import weights_digest
+from tasks.engines.deepspeed_trainer import read_options
+from tasks.engines.export import read_tensors
+from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch, PolicyRef
+from tasks.engines.trainer_rank import TrainerOptions, TrainerRank
+
+STAGES = (0, 1, 2, 3)
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group():
+    before, threads = dict(os.environ), torch.get_num_threads()
+    joiner = TrainerRank(0, 1, "", TrainerOptions())
+    joiner.join(joiner.free_port())
+    yield
+    from tasks.engines.zero import leave_process_group
+
+    leave_process_group()
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def base(model_dir):
+    digest = weights_digest(read_tensors(model_dir / "model.safetensors").items())
+    return PolicyRef(policy_version=0, weights_sha256=digest)
+
+
+@pytest.fixture
+def start(model_dir, base):
+    def started(stage=0, **options):
+        rank = TrainerRank(0, 1, str(model_dir), TrainerOptions(zero_stage=stage, **options))
+        rank.load_weights(base, str(model_dir))
+        return rank
+
+    return started
+
+
+def update(rank, samples=None, **request):
+    samples = build_samples() if samples is None else samples
+    return rank.update(build_request(samples, **request), rank.held())
+
+
+def weights_of(rank, directory):
+    rank.export_weights(str(directory), rank.held())
+    return read_tensors(directory / "model.safetensors")
+
+
+def assert_close(left, right, atol=1e-6):
+    assert left.keys() == right.keys()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], atol=atol, rtol=0)
+
+
+def test_an_update_is_the_one_that_plain_torch_computes_from_full_logits(start, model_dir, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    samples = build_samples()
+    rank = start()
+    report = update(rank, samples)
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
+    loss = 0.0
+    for s in samples:
+        ids = torch.tensor([s.prompt_token_ids + s.token_ids])
+        start_at = len(s.prompt_token_ids)
+        logs = model(input_ids=ids).logits[0, start_at - 1 : -1].log_softmax(-1)
+        taken = logs.gather(-1, ids[0, start_at:, None]).squeeze(-1)
+        probs = taken.exp()
+        term = probs / (probs + 0.1) if s.origin == "refinement" else (taken - taken.detach()).exp()
+        loss = loss - s.weight * s.advantage * term.sum() / (3 * RESPONSE_TOKENS)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    expected = {name: p.detach() for name, p in model.named_parameters()}
+    assert_close(weights_of(rank, tmp_path / "w"), expected)
+    assert report.status == "ok"
+    assert report.loss == pytest.approx(loss.item(), abs=1e-7)
+    assert report.grad_norm == pytest.approx(norm.item(), rel=1e-5)
+    assert (report.samples_trained, report.optimizer_step, report.policy.policy_version) == (8, 1, 1)
+    assert report.clip_fraction_low == report.clip_fraction_high == 0.0
+    assert report.entropy == pytest.approx(torch.tensor(320.0).log().item(), abs=0.3)
+
+
+@pytest.mark.parametrize("options", [{"stage": s} for s in STAGES[1:]] + [{"packed_tokens": 200}])
+def test_neither_zero_stage_nor_packing_nor_micro_batches_nor_recomputation_change_the_weights(
+    start, tmp_path, options
+):
+    plain, other = start(), start(**options, gradient_checkpointing=True, chunk_tokens=3)
+    for _ in range(2):
+        update(plain, tokens_per_micro_batch=1000)
+        update(other, tokens_per_micro_batch=20)
+    assert other.held().policy_version == 2
+    assert_close(weights_of(other, tmp_path / "other"), weights_of(plain, tmp_path / "plain"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_checkpoint_gives_a_fresh_trainer_bitwise_the_same_next_update(start, model_dir, tmp_path, stage):
+    rank = start(stage)
+    for _ in range(2):
+        update(rank)
+    saved = rank.held()
+    rank.save_checkpoint(str(tmp_path / "c"), saved)
+    expected = update(rank)
+    fresh = TrainerRank(0, 1, str(model_dir), TrainerOptions(zero_stage=stage))
+    assert fresh.load_checkpoint(saved, str(tmp_path / "c")) == saved
+    assert update(fresh) == replace(expected, seconds=pytest.approx(0, abs=60))
+
+
+def test_a_checkpoint_of_stage_0_goes_on_under_stage_3_and_back(start, model_dir, tmp_path):
+    rank = start(0)
+    update(rank)
+    for number, stage in enumerate((3, 0)):
+        rank.save_checkpoint(str(tmp_path / f"c{number}"), rank.held())
+        other = TrainerRank(0, 1, str(model_dir), TrainerOptions(zero_stage=stage))
+        other.load_checkpoint(rank.held(), str(tmp_path / f"c{number}"))
+        update(rank)
+        update(other)
+        assert_close(weights_of(other, tmp_path / f"o{number}"), weights_of(rank, tmp_path / f"r{number}"))
+
+
+def test_a_checkpoint_is_plain_tensors_and_scalars(start, tmp_path):
+    rank = start()
+    rank.save_checkpoint(str(tmp_path / "before"), rank.held())
+    update(rank)
+    rank.save_checkpoint(str(tmp_path / "after"), rank.held())
+    tensors = {"model.safetensors", "rng.safetensors"}
+    assert {p.name for p in (tmp_path / "before").glob("*.safetensors")} == tensors
+    assert {p.name for p in (tmp_path / "after").glob("*.safetensors")} == tensors | {
+        "exp_avg.safetensors",
+        "exp_avg_sq.safetensors",
+    }
+    state = json.loads((tmp_path / "after" / "state.json").read_text())
+    assert (state["optimizer_step"], state["adam_step"], state["scheduler"]["kind"]) == (1, 1, "constant")
+    fresh = start()
+    fresh.load_checkpoint(PolicyRef(policy_version=0, weights_sha256=rank._digest), str(tmp_path / "after"))
+    with pytest.raises(UserError, match=r"state\.json"):
+        fresh.load_checkpoint(rank.held(), str(tmp_path))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_non_finite_gradients_are_skipped_counted_and_leave_no_trace(start, stage):
+    disturbed, calm = start(stage), start(stage)
+    update(disturbed), update(calm)
+    broken = tuple(replace(s, advantage=float("inf")) if s.sample_id == "s0-0" else s for s in build_samples())
+    report = update(disturbed, broken)
+    assert (report.status, report.non_finite_steps, report.optimizer_step, report.grad_norm) == (
+        "non_finite",
+        1,
+        1,
+        None,
+    )
+    assert report.policy.policy_version == 2
+    assert report.policy.weights_sha256 == calm.held().weights_sha256
+    assert update(disturbed).policy.weights_sha256 == update(calm).policy.weights_sha256
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_sampler_that_disagrees_stops_the_update_before_any_step(start, stage):
+    disturbed, calm = start(stage), start(stage)
+    held = disturbed.held()
+    with pytest.raises(LogprobGapExceeded, match=r"differ by up to .*limits\.logprob_gap_max is 1e-05"):
+        update(disturbed, gap=1e-5, tokens_per_micro_batch=20)
+    assert disturbed.held() == held
+    assert update(disturbed).policy == update(calm).policy
+
+
+def test_a_sampler_that_disagrees_is_found_before_the_first_of_several_steps(start):
+    rank = start()
+    with pytest.raises(LogprobGapExceeded):
+        update(rank, gap=1e-5, mini_batch_prompts=1)
+    assert update(rank).policy == update(start()).policy
+
+
+def test_equal_rewards_in_all_groups_change_nothing_but_the_version(start, base):
+    rank = start()
+    report = update(rank, without_advantage(build_samples()))
+    assert report.status == "no_gradient"
+    assert report.policy == PolicyRef(policy_version=1, weights_sha256=base.weights_sha256)
+    assert (report.optimizer_step, report.samples_trained, report.grad_norm, report.loss) == (0, 0, None, 0.0)
+    assert report.logprob_gap_max > report.logprob_gap_mean > 0
+    with pytest.raises(LogprobGapExceeded):
+        update(rank, without_advantage(build_samples()), gap=1e-5)
+
+
+def test_the_gap_is_measured_on_responses_only(start):
+    samples = build_samples()
+    honest = []
+    for s in samples:
+        measured = update(start(), (replace(s, origin="response"),))
+        value = -5.8 - measured.kl_to_sampler if s.origin == "response" else 0.0
+        honest.append(replace(s, sampling_logprobs=(value,) * len(s.token_ids)))
+    report = update(start(), tuple(honest))
+    assert report.kl_to_sampler == pytest.approx(0.0, abs=1e-5)
+
+
+def test_several_mini_batches_step_in_order_against_the_log_probs_from_before(start):
+    rank = start()
+    report = update(rank, mini_batch_prompts=1, lr=0.05)
+    assert (report.optimizer_step, report.status) == (2, "ok")
+    assert report.clip_fraction_low + report.clip_fraction_high > 0
+    assert report.logprob_gap_max == pytest.approx(update(start()).logprob_gap_max, abs=1e-6)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_gradients_are_clipped_to_the_norm_of_the_request(start, tmp_path, stage):
+    rank = start(stage)
+    report = update(rank, max_grad_norm=0.01)
+    assert report.grad_norm > 0.1
+    rank.save_checkpoint(str(tmp_path / "c"), rank.held())
+    moments = torch.cat([t.flatten() for t in read_tensors(tmp_path / "c" / "exp_avg.safetensors").values()])
+    assert moments.norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_an_exported_policy_is_a_hugging_face_model_with_the_digest_that_was_reported(start, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    rank = start()
+    policy = update(rank).policy
+    rank.export_weights(str(tmp_path / "w"), policy)
+    tensors = read_tensors(tmp_path / "w" / "model.safetensors")
+    assert weights_digest(tensors.items()) == policy.weights_sha256
+    assert "lm_head.weight" not in tensors
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "w")
+    assert torch.equal(model.lm_head.weight, tensors["model.embed_tokens.weight"])
+    assert AutoTokenizer.from_pretrained(tmp_path / "w").chat_template
+    with pytest.raises(UserError, match="not empty"):
+        rank.export_weights(str(tmp_path / "w"), policy)
+
+
+def test_another_policy_is_never_worked_on(start, model_dir, base, tmp_path):
+    rank = start()
+    other = PolicyRef(policy_version=1, weights_sha256=base.weights_sha256)
+    with pytest.raises(PolicyMismatch):
+        rank.update(build_request(build_samples()), other)
+    with pytest.raises(PolicyMismatch):
+        rank.export_weights(str(tmp_path / "w"), other)
+    assert rank.held() == base
+    with pytest.raises(PolicyMismatch, match="of policy 7"):
+        rank.load_weights(PolicyRef(policy_version=7, weights_sha256="0" * 64), str(model_dir))
+    assert rank.held() is None
+
+
+def test_an_update_that_fails_half_way_leaves_no_policy_held(start):
+    rank = start()
+    broken = tuple(replace(s, sampling_logprobs=()) if s.group_id == "g2" else s for s in build_samples())
+    with pytest.raises(ValueError, match="log-prob"):
+        update(rank, broken)
+    assert rank.held() is None
+
+
+def test_bfloat16_keeps_float32_weights_through_a_checkpoint(start, model_dir, tmp_path):
+    rank = start(2, dtype="bfloat16")
+    report = update(rank, without_advantage(build_samples()))
+    assert report.status == "no_gradient"
+    exported = weights_of(rank, tmp_path / "w")
+    assert weights_digest(exported.items()) == report.policy.weights_sha256
+    assert {t.dtype for t in exported.values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "w" / "config.json").read_text())["dtype"] == "bfloat16"
+    for _ in range(2):
+        update(rank, lr=1e-5)
+    saved = rank.held()
+    rank.save_checkpoint(str(tmp_path / "c"), saved)
+    fresh = TrainerRank(0, 1, str(model_dir), TrainerOptions(zero_stage=2, dtype="bfloat16"))
+    fresh.load_checkpoint(saved, str(tmp_path / "c"))
+    assert update(fresh, lr=1e-5).policy == update(rank, lr=1e-5).policy
+
+
+def test_an_entropy_term_trains_on_rows_without_advantage(start, base):
+    rank = start()
+    request = replace(build_request(without_advantage(build_samples())), loss=LossParams(entropy_coef=0.01))
+    report = rank.update(request, rank.held())
+    assert (report.status, report.samples_trained) == ("ok", 12)
+    assert report.policy.weights_sha256 != base.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("declaration", "said"),
+    [
+        ({"options": {"zero_stag": 2}}, "zero_stag"),
+        ({"options": {"zero_stage": 4}}, "zero_stage is 4"),
+        ({"options": {"dtype": "float16"}}, "float16"),
+        ({"options": {"dtype": "bfloat16"}}, "zero_stage 1, 2 or 3"),
+        ({"replicas": 0}, "replicas is 0"),
+    ],
+)
+def test_options_that_cannot_be_are_named(declaration, said):
+    with pytest.raises(UserError, match=said):
+        read_options(declaration)

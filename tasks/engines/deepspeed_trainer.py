@@ -122,8 +122,7 @@ def start_trainer(name: str, declaration: Mapping[str, Any], base_model_dir: str
         for rank, rank_name in enumerate(_rank_names(name, declaration))
     ]
     trainer = DeepSpeedTrainer(ranks)
-    port = ray.get(ranks[0].free_port.remote())
-    trainer._call("join", port)
+    trainer._call("join", ray.get(ranks[0].meeting_file.remote()))
     return trainer
 
 

@@ -11,7 +11,7 @@ from tasks.engines.protocol import SampleRequest, SamplingSettings
 PLACEMENT_ONLY = frozenset({"num_threads", "kv_cache_gib", "gpu_memory_utilization"})
 """Options that change speed and memory, never which completions are possible: another value is the same engine."""
 
-CPU_CORES_OF_A_REPLICA = 1
+CPU_THREADS = 2  # shared among the replicas of a sampler without a GPU, unless options.num_threads says otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class SamplerOptions:
 
     dtype: str = "float32"
     max_model_len: int = 2048
-    num_threads: int = CPU_CORES_OF_A_REPLICA
+    num_threads: int = CPU_THREADS
     kv_cache_gib: float | None = None
     gpu_memory_utilization: float = 0.9
     enforce_eager: bool = True
@@ -77,6 +77,7 @@ class SamplerOptions:
             environment |= {
                 "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding shares cores badly with whatever else runs
                 "OMP_NUM_THREADS": str(self.num_threads),
+                "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take up to 4 times the CPU when cores are shared
                 "GLOO_SOCKET_IFNAME": "lo",
             }
         return environment
@@ -102,7 +103,10 @@ def read_declaration(declaration: Mapping[str, Any]) -> SamplerPlan:
     if unknown := sorted(set(resources) - {"num_cpus", "num_gpus"}):
         raise UserError(f"{where}.resources has no {unknown[0]!r}", "it has num_cpus, num_gpus")
     num_gpus = float(resources.get("num_gpus", 0))
-    options = _read_options(f"{where}.options", dict(declaration.get("options") or {}), on_cpu=not num_gpus)
+    given = dict(declaration.get("options") or {})
+    if not num_gpus:
+        given = {"kv_cache_gib": 1.0, "num_threads": max(1, CPU_THREADS // replicas), **given}
+    options = _read_options(f"{where}.options", given, on_cpu=not num_gpus)
     return SamplerPlan(
         replicas=replicas, num_cpus=float(resources.get("num_cpus", 0)), num_gpus=num_gpus, options=options
     )
@@ -155,8 +159,6 @@ def _read_options(where: str, given: dict[str, Any], *, on_cpu: bool) -> Sampler
     known = {field.name for field in fields(SamplerOptions)} - {"on_cpu"}
     if unknown := sorted(set(given) - known):
         raise UserError(f"{where} has no {unknown[0]!r}", f"it has {', '.join(sorted(known))}")
-    if on_cpu:
-        given.setdefault("kv_cache_gib", 1.0)
     options = SamplerOptions(**given, on_cpu=on_cpu)
     if options.dtype not in ("float32", "bfloat16", "float16"):
         raise UserError(f"{where}.dtype is {options.dtype}", "it is float32, bfloat16 or float16")

@@ -7,6 +7,7 @@ Heavy imports wait until a method runs: the driver imports this file to start th
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch, PolicyRef, UpdateReport, UpdateRequest
@@ -46,16 +47,13 @@ class TrainerRank:
         self._optimizer_step = 0
         self._learning_rate = 0.0
 
-    def free_port(self) -> int:
-        """Return a loopback port that is free now."""
-        import socket
+    def meeting_file(self) -> str:
+        """Return the path of a file, not made yet, at which the ranks can meet."""
+        import tempfile
 
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            return port
+        return str(Path(tempfile.mkdtemp(prefix="cgrpo-ranks-")) / "meeting")
 
-    def join(self, port: int) -> None:
+    def join(self, meeting_file: str) -> None:
         """Join the process group of all ranks (collective)."""
         import logging
 
@@ -66,7 +64,9 @@ class TrainerRank:
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         local_rank = self._rank if self._options.on_cpu else 0  # Ray shows each actor its own device as device 0
-        join_process_group(self._rank, self._world_size, port, local_rank=local_rank, on_cpu=self._options.on_cpu)
+        join_process_group(
+            self._rank, self._world_size, meeting_file, local_rank=local_rank, on_cpu=self._options.on_cpu
+        )
 
     def held(self) -> PolicyRef | None:
         """Return the policy held, or None."""

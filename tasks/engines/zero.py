@@ -24,14 +24,17 @@ COLLECTIVE_TIMEOUT = timedelta(hours=2)
 OPTIMIZER_STATES = ("exp_avg", "exp_avg_sq")
 
 
-def join_process_group(rank: int, world_size: int, port: int, *, local_rank: int, on_cpu: bool) -> None:
-    """Join the group of `world_size` trainer processes on this machine."""
+def join_process_group(rank: int, world_size: int, meeting_file: str, *, local_rank: int, on_cpu: bool) -> None:
+    """Join the group of `world_size` trainer processes on this machine, which meet at a file that none has made yet.
+
+    A file, because the usual meeting place, a TCP store, listens on every interface whatever address it is given.
+    """
     os.environ.update(
         RANK=str(rank),
         WORLD_SIZE=str(world_size),
         LOCAL_RANK=str(local_rank),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
+        GLOO_SOCKET_IFNAME="lo",
+        NCCL_SOCKET_IFNAME="lo",
     )
     if on_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -42,6 +45,9 @@ def join_process_group(rank: int, world_size: int, port: int, *, local_rank: int
     deepspeed.init_distributed(
         dist_backend="gloo" if on_cpu else None,
         auto_mpi_discovery=False,
+        init_method=f"file://{meeting_file}",
+        rank=rank,
+        world_size=world_size,
         verbose=False,
         timeout=COLLECTIVE_TIMEOUT,
     )

@@ -27,6 +27,12 @@ def test_a_declaration_without_options_is_one_cpu_replica_in_float32():
     assert plan.options.on_cpu
 
 
+def test_replicas_on_the_cpu_share_its_threads():
+    assert read_declaration(declare()).options.num_threads == 2
+    assert read_declaration(declare(replicas=2)).options.num_threads == 1
+    assert read_declaration(declare(replicas=2, options={"num_threads": 4})).options.num_threads == 4
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -1,0 +1,119 @@
+"""What a user does first: train, ask in SQL, see that chunks overlap, resume, train again on the same cluster."""
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def trained(lab):
+    output = lab.train("story", "run.chunks=2")
+    return lab, output
+
+
+def test_a_run_completes_and_says_what_to_type_next(trained):
+    lab, output = trained
+    state = lab.status("story")
+    assert state["state"] == "completed"
+    assert (state["iteration"], state["policy_version"]) == (2, 2)
+    assert len(str(state["weights_sha256"])) == 64
+    for command in ("cgrpo sql", "cgrpo ui", "cgrpo resume story"):
+        assert command in output.stderr
+
+
+def test_every_response_has_its_verdict_and_every_row_its_tokens(trained):
+    lab, _ = trained
+    counts = lab.sql(
+        "select iteration, count(*) responses, count(distinct response_id) ids, count(v.subject_id) judged, "
+        "bool_and(len(token_ids) = len(sampling_logprobs)) whole from responses r "
+        "left join verdicts v on v.subject_id = r.response_id and v.run = r.run group by all order by all",
+        "story",
+    )
+    assert counts == [
+        {"iteration": k, "responses": 18, "ids": 18, "judged": 18, "whole": True} for k in (1, 2)
+    ]
+
+
+def test_refinements_exist_exactly_where_no_response_was_correct(trained):
+    lab, _ = trained
+    rows = lab.sql(
+        "select r.group_id, bool_or(v.correct) solved, count(f.refinement_id) refinements from responses r "
+        "join verdicts v on v.subject_id = r.response_id left join refinements f on f.response_id = r.response_id "
+        "group by all",
+        "story",
+    )
+    assert {row["solved"] for row in rows} == {True, False}
+    assert all((row["refinements"] == 0) == row["solved"] for row in rows)
+
+
+def test_a_refinement_is_trained_as_a_continuation_of_the_question_alone(trained):
+    lab, _ = trained
+    rows = lab.sql(
+        "select t.prompt_token_ids = p.token_ids of_question, t.prompt_token_ids = f.prompt_token_ids of_critique, "
+        "t.token_ids = f.token_ids same_tokens from training_samples t join refinements f on f.refinement_id = t.sample_id "
+        "join prompts p on p.prompt_id = t.group_id where t.origin = 'refinement'",
+        "story",
+    )
+    assert rows
+    assert all(row == {"of_question": True, "of_critique": False, "same_tokens": True} for row in rows)
+
+
+def test_advantages_are_rewards_less_the_mean_of_their_group(trained):
+    lab, _ = trained
+    worst = lab.sql(
+        "select max(abs(advantage - (reward - mean))) worst from (select advantage, reward, "
+        "avg(reward) over (partition by group_id) mean from training_samples)",
+        "story",
+    )
+    assert worst[0]["worst"] < 1e-12
+
+
+def test_sampler_and_trainer_agree_about_the_same_tokens_and_the_weights_change(trained):
+    lab, _ = trained
+    updates = lab.sql("select iteration, status, logprob_gap_max, grad_norm from updates order by iteration", "story")
+    assert [row["status"] for row in updates] == ["ok", "ok"]
+    assert all(row["logprob_gap_max"] < 1e-4 for row in updates)
+    assert all(row["grad_norm"] > 0 for row in updates)
+    digests = lab.sql("select count(distinct weights_sha256) n from policies", "story")
+    assert digests[0]["n"] == 3
+
+
+def test_policy_0_and_the_last_policy_are_evaluated_problem_by_problem(trained):
+    lab, _ = trained
+    rows = lab.sql("select policy_version, count(distinct problem_id) n from evaluations group by all order by all", "story")
+    assert rows == [{"policy_version": 0, "n": 8}, {"policy_version": 2, "n": 8}]
+
+
+def test_the_second_chunk_samples_while_the_first_is_judged_and_refined(trained):
+    lab, _ = trained
+    overlaps = lab.sql(
+        "select count(*) n from stages a join stages b on a.iteration = b.iteration and a.chunk <> b.chunk "
+        "where a.stage = 'rollout' and b.stage in ('verify', 'critique', 'refine', 'verify_refinements', 'rollout') "
+        "and a.started_at < b.ended_at and b.started_at < a.ended_at",
+        "story",
+    )
+    assert overlaps[0]["n"] > 0
+
+
+def test_resuming_a_finished_run_runs_nothing_and_keeps_the_weights(trained):
+    lab, _ = trained
+    before = lab.status("story")
+    again = lab.call("resume", "story")
+    assert again.returncode == 0, again.stderr
+    assert lab.status("story")["weights_sha256"] == before["weights_sha256"]
+
+
+def test_the_same_run_in_one_chunk_shares_no_stage_but_gives_the_same_policy_0(trained):
+    lab, _ = trained
+    planned = lab.call("plan", "critique-grpo", *lab.settings("run.chunks=2"), "--json")
+    assert planned.returncode == 0
+    assert '"action": "run"' not in planned.stdout
+    other = lab.call("plan", "critique-grpo", *lab.settings("run.chunks=1"))
+    assert "4 to reuse" in other.stderr
+
+
+def test_a_run_of_the_baseline_has_no_critiques(lab):
+    lab.train("baseline", "run.iterations=1", pipeline="grpo")
+    rows = lab.sql("select origin, count(*) n from training_samples group by all", "baseline")
+    assert [row["origin"] for row in rows] == ["response"]
+    assert lab.sql("select count(*) n from critiques", "baseline") == [{"n": 0}]

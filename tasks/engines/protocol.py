@@ -78,7 +78,7 @@ class Sampler(Protocol):
     def sample(
         self, requests: Sequence[SampleRequest], settings: SamplingSettings, expect: PolicyRef
     ) -> list[Completion]:
-        """Return one completion a request, in the order of the requests; raise PolicyMismatch if not serving `expect`."""
+        """Return one completion a request, in their order; raise PolicyMismatch if not serving `expect`."""
 
     def stats(self) -> EngineStats:
         """Return the counters."""
@@ -132,7 +132,7 @@ class Trainer(Protocol):
         """Start from weights alone, with a fresh optimizer; raise PolicyMismatch if the digest is another."""
 
     def load_checkpoint(self, policy: PolicyRef, checkpoint_dir: str) -> PolicyRef:
-        """Take weights, optimizer, scheduler and RNG from a checkpoint; raise PolicyMismatch if the digest is another."""
+        """Take weights, optimizer, scheduler and RNG from a checkpoint; raise PolicyMismatch for another digest."""
 
     def update(self, request: UpdateRequest, expect: PolicyRef) -> UpdateReport:
         """Take the optimizer steps of one iteration; the policy held afterwards has version `expect` + 1."""

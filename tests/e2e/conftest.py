@@ -117,7 +117,9 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     address = f"127.0.0.1:{port}"
     check = [sys.executable, "-c", "import ray; ray.init(logging_level='error'); ray.shutdown()"]
     deadline = time.monotonic() + CLUSTER_START_S
-    while subprocess.run(check, env={**os.environ, "RAY_ADDRESS": address}, capture_output=True, check=False).returncode:
+    while subprocess.run(
+        check, env={**os.environ, "RAY_ADDRESS": address}, capture_output=True, check=False
+    ).returncode:
         assert head.poll() is None
         assert time.monotonic() < deadline
     yield address

@@ -43,7 +43,9 @@ def engines_of(lab) -> list[str]:
 
 
 @pytest.mark.parametrize("stage", ["prompts", "rollout", "verify", "refine", "advantage", "update", "checkpoint"])
-def test_a_flow_killed_after_any_stage_resumes_to_the_same_weights_and_samples_nothing_twice(lab, stage, undisturbed, tmp_path):
+def test_a_flow_killed_after_any_stage_resumes_to_the_same_weights_and_samples_nothing_twice(
+    lab, stage, undisturbed, tmp_path
+):
     """The kill falls while the stage after `stage` is being submitted or run."""
     other = type(lab)(tmp_path, {**lab.environment, "CGRPO_HOME": str(tmp_path)}, lab.sets)
     name = f"killed-after-{stage}"
@@ -82,7 +84,13 @@ def test_ctrl_c_ends_with_130_and_the_command_that_goes_on(lab, undisturbed):
 def test_a_sampler_killed_while_it_samples_is_replaced_at_the_same_policy(lab, undisturbed):
     import psutil
 
-    process = lab.start("run", "critique-grpo", "--name", "sampler-killed", *lab.settings("run.seed=31", "rollout.max_response_tokens=5"))
+    process = lab.start(
+        "run",
+        "critique-grpo",
+        "--name",
+        "sampler-killed",
+        *lab.settings("run.seed=31", "rollout.max_response_tokens=5"),
+    )
     wait_until(lambda: (lab.home / "runs" / "sampler-killed" / "plan.json").exists(), process)
     wait_until(lambda: ("prompts", 1) in published(lab, "sampler-killed"), process)
     killed = [one for one in psutil.process_iter(["name"]) if (one.info["name"] or "").startswith("ray::Sampler")]

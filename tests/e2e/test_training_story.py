@@ -24,14 +24,12 @@ def test_a_run_completes_and_says_what_to_type_next(trained):
 def test_every_response_has_its_verdict_and_every_row_its_tokens(trained):
     lab, _ = trained
     counts = lab.sql(
-        "select iteration, count(*) responses, count(distinct response_id) ids, count(v.subject_id) judged, "
+        "select r.iteration, count(*) responses, count(distinct response_id) ids, count(v.subject_id) judged, "
         "bool_and(len(token_ids) = len(sampling_logprobs)) whole from responses r "
         "left join verdicts v on v.subject_id = r.response_id and v.run = r.run group by all order by all",
         "story",
     )
-    assert counts == [
-        {"iteration": k, "responses": 18, "ids": 18, "judged": 18, "whole": True} for k in (1, 2)
-    ]
+    assert counts == [{"iteration": k, "responses": 18, "ids": 18, "judged": 18, "whole": True} for k in (1, 2)]
 
 
 def test_refinements_exist_exactly_where_no_response_was_correct(trained):
@@ -50,7 +48,8 @@ def test_a_refinement_is_trained_as_a_continuation_of_the_question_alone(trained
     lab, _ = trained
     rows = lab.sql(
         "select t.prompt_token_ids = p.token_ids of_question, t.prompt_token_ids = f.prompt_token_ids of_critique, "
-        "t.token_ids = f.token_ids same_tokens from training_samples t join refinements f on f.refinement_id = t.sample_id "
+        "t.token_ids = f.token_ids same_tokens "
+        "from training_samples t join refinements f on f.refinement_id = t.sample_id "
         "join prompts p on p.prompt_id = t.group_id where t.origin = 'refinement'",
         "story",
     )
@@ -80,7 +79,9 @@ def test_sampler_and_trainer_agree_about_the_same_tokens_and_the_weights_change(
 
 def test_policy_0_and_the_last_policy_are_evaluated_problem_by_problem(trained):
     lab, _ = trained
-    rows = lab.sql("select policy_version, count(distinct problem_id) n from evaluations group by all order by all", "story")
+    rows = lab.sql(
+        "select policy_version, count(distinct problem_id) n from evaluations group by all order by all", "story"
+    )
     assert rows == [{"policy_version": 0, "n": 8}, {"policy_version": 2, "n": 8}]
 
 

@@ -13,6 +13,7 @@ def local_ray():
     import ray
 
     ray.init(
+        address="local",  # never a cluster that happens to run on this machine
         num_cpus=2,
         namespace="cgrpo",
         include_dashboard=False,

@@ -15,7 +15,7 @@ TWO_TOKENS = SamplingSettings(temperature=1.0, top_p=1.0, max_tokens=2)
 
 
 class StandIn:
-    """Samples `max_tokens` tokens a request, one a step; each step waits for `go`. Weights are named as their digest."""
+    """Samples `max_tokens` tokens a request, one a step; each step waits for `go`. A digest is its directory."""
 
     def __init__(self) -> None:
         self.go, self.stepping = threading.Semaphore(0), threading.Semaphore(0)

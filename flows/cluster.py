@@ -24,6 +24,7 @@ def ray_cluster() -> Iterator[bool]:
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
         else:
             ray.init(
+                address="local",  # without it Ray would join whatever cluster it finds on this machine
                 namespace=NAMESPACE,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,

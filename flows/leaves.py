@@ -12,7 +12,8 @@ MODEL_KINDS = ("pypi_gguf", "hf_model", "path")
 
 def identities(spec: Spec) -> dict[str, dict[str, Any]]:
     """Return what identifies each input that the pipeline uses; the others are left as declared. Raises UserError."""
-    from tasks import models, problems
+    from tasks.models import identity as model_identity
+    from tasks.problems import identity as problems_identity
 
     used = used_inputs(spec)
     found = {}
@@ -21,9 +22,9 @@ def identities(spec: Spec) -> dict[str, dict[str, Any]]:
         if name not in used:
             found[name] = {"digest": "unused"}
         elif leaf.kind in MODEL_KINDS:
-            found[name] = models.identity(declaration, Path(spec.base_dir))
+            found[name] = model_identity(declaration, Path(spec.base_dir))
         else:
-            found[name] = problems.identity(declaration, Path(spec.base_dir))
+            found[name] = problems_identity(declaration, Path(spec.base_dir))
     return found
 
 

@@ -3,8 +3,6 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from cgrpo_core.errors import UserError
@@ -12,7 +10,7 @@ from flows.home import data_home
 from flows.server import prefect_server, start_server, stop_server
 from storage.runs import Run, open_run
 
-LOG_LEVEL = "WARNING"  # the progress line says what the log would; CGRPO_LOG_LEVEL=INFO shows both
+QUIET = "CRITICAL"
 
 
 def start(
@@ -36,9 +34,11 @@ def go_on(name: str | None) -> None:
 
 def _carry_out(home: Path, run: Run) -> None:
     began = time.monotonic()
-    say(f"run {run.name}: starting")
+    go_on_with = f"go on with: cgrpo resume {run.name}"
+    say(f"run {run.name}: starting (data under {home})")
+    _quiet_console()
     try:
-        with _quiet_prefect(), prefect_server(home):
+        with prefect_server(home):
             from flows.progress import live_progress
             from flows.train import cgrpo
 
@@ -46,28 +46,22 @@ def _carry_out(home: Path, run: Run) -> None:
             with live_progress(home, run):
                 cgrpo(pipeline=run.pipeline, name=run.name, resume=run.name)
     except KeyboardInterrupt:
-        say(f"\ninterrupted; what is published stays\n\nhint: go on with: cgrpo resume {run.name}")
+        say(f"\ninterrupted; what is published stays\n\nhint: {go_on_with}")
         sys.exit(130)
-    except UserError:
-        say(f"run {run.name} failed; what is published stays. When mended, go on with: cgrpo resume {run.name}")
-        raise
-    except Exception as error:
-        from flows.submit import StageFailed
-
-        if not isinstance(error, StageFailed):
-            raise
-        say(f"error: {error}")
-        say(f"\nhint: {error.hint + '; then ' if error.hint else ''}go on with: cgrpo resume {run.name}")
+    except UserError as error:
+        say(f"error: {error.message}\n\nhint: {error.hint + '; then ' if error.hint else ''}{go_on_with}")
         sys.exit(1)
+    except BaseException:
+        say(f"\nrun {run.name} broke off; what is published stays\n\nhint: {go_on_with}")
+        raise
     from flows.report import print_summary
 
     print_summary(home, run, seconds=time.monotonic() - began)
 
 
-@contextmanager
-def _quiet_prefect() -> Iterator[None]:
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", os.environ.get("CGRPO_LOG_LEVEL", LOG_LEVEL))
-    yield
+def _quiet_console() -> None:
+    """Keep Prefect's log in its UI, as the progress line says the same; CGRPO_LOG_LEVEL=INFO shows it here too."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", os.environ.get("CGRPO_LOG_LEVEL", QUIET))
 
 
 def serve_deployment(limit: int) -> None:
@@ -100,9 +94,8 @@ def handle_engines(stop: bool) -> None:
         raise UserError(
             "RAY_ADDRESS is not set", "engines on a local Ray end with their run; set RAY_ADDRESS to a cluster"
         )
-    from tasks.engines.lease import list_engines, stop_engines
-
     from flows.cluster import ray_cluster
+    from tasks.engines.lease import list_engines, stop_engines
 
     with ray_cluster():
         names = list_engines()

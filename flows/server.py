@@ -70,8 +70,16 @@ def use_api(url: str, home: Path) -> Iterator[None]:
         with temporary_settings({PREFECT_API_URL: url, PREFECT_HOME: home / "prefect"}):
             yield
     finally:
+        _send_pending_logs()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _send_pending_logs() -> None:
+    """Let Prefect deliver its last log lines before the server goes; it would complain at exit that none answers."""
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=5)
 
 
 def start_server(home: Path, port: int | None = None) -> tuple[subprocess.Popen[bytes], str]:

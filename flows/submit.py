@@ -5,8 +5,8 @@ from importlib import import_module
 from typing import Any
 
 from prefect import Task
-from prefect.futures import PrefectFuture
 from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
 from prefect_ray.context import remote_options
 
 from cgrpo_core.errors import UserError
@@ -39,15 +39,13 @@ def wait_for_all(submitted: list[tuple[StagePlan, PrefectFuture]]) -> None:
     failed = [(plan, future.state) for plan, future in submitted if not future.state.is_completed()]
     causes = [(plan, state) for plan, state in failed if state.name not in NOT_THE_CAUSE]
     for plan, state in causes or failed:
-        raise StageFailed(plan.label, state.message or state.name or "failed", _user_error(state))
+        cause = _user_error(state)
+        message = cause.message if cause else state.message or state.name or "failed"
+        raise StageFailed(f"stage {plan.label}: {message}", cause.hint if cause else "")
 
 
-class StageFailed(Exception):
+class StageFailed(UserError):
     """A stage of the run failed for good."""
-
-    def __init__(self, label: str, message: str, cause: UserError | None) -> None:
-        super().__init__(f"stage {label}: {cause.message if cause else message}")
-        self.hint = cause.hint if cause else ""
 
 
 def _user_error(state: State[Any]) -> UserError | None:

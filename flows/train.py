@@ -15,7 +15,7 @@ from cgrpo_core.errors import UserError
 from flows.cluster import NAMESPACE, ray_cluster
 from flows.home import data_home
 from flows.leaves import make_plan
-from flows.submit import StageFailed, submit_stages, wait_for_all
+from flows.submit import submit_stages, wait_for_all
 from flows.summary import iteration_row, stages_of
 from storage.artifacts import Store
 from storage.runs import Run, RunLock, create_run, end_attempt, open_run, read_plan, start_attempt
@@ -83,7 +83,7 @@ def attempt(home: Path, name: str) -> Iterator[None]:
         number = start_attempt(home, name)
         try:
             yield
-        except (UserError, StageFailed) as error:
+        except UserError as error:
             end_attempt(home, name, number, "failed", str(error))
             raise
         except KeyboardInterrupt:

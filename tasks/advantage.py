@@ -48,7 +48,8 @@ def build_training_samples(
         )
         for (row, origin), reward, advantage, weight in zip(rows, rewards, advantages, weights, strict=True)
     ]
-    return Published(tables={"samples": samples}, **_figures(responses, refinements, selection, reward_of, samples))
+    counts, metrics = _figures(responses, refinements, selection, reward_of, samples)
+    return Published(tables={"samples": samples}, counts=counts, metrics=metrics)
 
 
 def _rows(
@@ -85,7 +86,7 @@ def _figures(
     selection: Sequence[SelectedRefinement],
     reward_of: dict[str, float | None],
     samples: list[TrainingSample],
-) -> dict[str, dict[str, int] | dict[str, float]]:
+) -> tuple[dict[str, int], dict[str, float]]:
     response_rewards: dict[str, list[float | None]] = {}
     for response in responses:
         response_rewards.setdefault(response.group_id, []).append(reward_of[response.response_id])
@@ -102,4 +103,4 @@ def _figures(
         "without_verdict": len(responses) - len(judged),
         "judged": len(judged),
     }
-    return {"counts": counts, "metrics": {**summary, "reward_sum": sum(judged)}}
+    return counts, {**summary, "reward_sum": sum(judged)}

@@ -93,7 +93,8 @@ def stage(body: Body) -> Task[..., State[Any]]:
 
     run.__name__, run.__doc__ = body.__name__, body.__doc__
     BODIES[path] = body
-    return task(run, name=body.__name__, persist_result=False, log_prints=False)
+    decorate = task(name=body.__name__, persist_result=False, log_prints=False)
+    return decorate(run)
 
 
 def reference(manifest: Manifest) -> dict[str, Any]:

@@ -144,12 +144,10 @@ def main() -> None:
 
 
 def _click_error(error: Exception) -> int:
-    """Show click's own complaints as ours; anything else is a fault of the program and keeps its traceback."""
-    import click
-
-    if isinstance(error, click.exceptions.Abort):
+    """Show the parser's own complaints as ours; anything else is a fault of the program and keeps its traceback."""
+    if isinstance(error, typer.Abort):
         return 130
-    if not isinstance(error, click.ClickException):
+    if not hasattr(error, "format_message"):  # what all of the parser's errors have, whose class typer keeps private
         raise error
     fail(error.format_message(), f"{getattr(getattr(error, 'ctx', None), 'command_path', 'cgrpo')} --help")
     return 2

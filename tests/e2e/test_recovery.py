@@ -42,7 +42,7 @@ def engines_of(lab) -> list[str]:
     return lab.call("engines").stdout.split()
 
 
-@pytest.mark.parametrize("stage", ["prompts", "rollout", "verify", "refine", "advantage", "update", "checkpoint"])
+@pytest.mark.parametrize("stage", ["prompts", "refine", "advantage", "update"])
 def test_a_flow_killed_after_any_stage_resumes_to_the_same_weights_and_samples_nothing_twice(
     lab, stage, undisturbed, tmp_path
 ):

@@ -1,0 +1,77 @@
+"""`prefect deployment run cgrpo/train` in both ways: served by `cgrpo serve`, and by a worker of a work pool."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+ROOT = Path(__file__).parents[2]
+PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
+PATIENCE_S = 240
+
+
+def prefect(environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [*PREFECT, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def run_deployment(lab, environment: dict[str, str], name: str) -> None:
+    sets = [f'"{setting}"' for setting in [*lab.sets, "run.iterations=1"]]
+    parameters = ["--param", "pipeline=critique-grpo", "--param", f"name={name}", "--param", f"set=[{', '.join(sets)}]"]
+    prefect(environment, "deployment", "run", "cgrpo/train", *parameters)
+    deadline = time.monotonic() + PATIENCE_S
+    while not (lab.home / "runs" / name / "attempts" / "1.json").exists() or lab.status(name)["state"] == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert lab.status(name)["state"] == "completed", lab.status(name)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_served_deployment_trains(lab, tmp_path):
+    log = (tmp_path / "serve.log").open("wb")
+    served = subprocess.Popen(
+        lab.command("serve"), cwd=ROOT, env=lab.environment, stdout=log, stderr=log, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while "cgrpo/train" not in prefect(lab.environment, "deployment", "ls"):
+            assert time.monotonic() < deadline, (tmp_path / "serve.log").read_text()
+            time.sleep(0.5)
+        run_deployment(lab, lab.environment, "served")
+    finally:
+        end(served)
+
+
+def test_a_worker_of_a_process_pool_trains(lab, tmp_path):
+    environment = {**lab.environment, "CGRPO_PROJECT": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    prefect(environment, "work-pool", "create", "--type", "process", "cgrpo", "--overwrite")
+    prefect(environment, "deploy", "--all")
+    log = (tmp_path / "worker.log").open("wb")
+    worker = subprocess.Popen(
+        [*PREFECT, "worker", "start", "--pool", "cgrpo"],
+        cwd=ROOT,
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    try:
+        run_deployment(lab, environment, "pooled")
+    finally:
+        end(worker)

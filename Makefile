@@ -10,6 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .PHONY: train test install check unit e2e clean-venv
 
 train: install
+	@$(BIN)/cgrpo model critique-grpo --profile cpu > /dev/null
 	@$(BIN)/cgrpo run critique-grpo --profile cpu
 
 test: check unit e2e

@@ -74,6 +74,19 @@ def plan(
 
 
 @app.command()
+def model(
+    pipeline: Pipeline,
+    profile: ProfileOption = "cpu",
+    set_: SetOption = [],  # noqa: B006
+    file: FileOption = DECLARATION,
+) -> None:
+    """Get the base model that a pipeline starts from, converting it once if need be; print its directory."""
+    from flows.runner import get_model
+
+    get_model(file, pipeline, profile=profile, sets=set_)
+
+
+@app.command()
 def status(run: RunArgument = None, as_json: JsonOption = False) -> None:
     """Print where a run stands."""
     from flows.report import print_status

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -105,6 +106,8 @@ def print_summary(home: Path, run: Run, *, seconds: float) -> None:
     state = run_state(home, run.name)
     say(f"\nrun {run.name}: {state.state} in {seconds:.0f} s")
     say(f"policy {state.policy_version}, weights {state.weights_sha256}")
+    if os.environ.get("RAY_ADDRESS"):
+        say("its engines stay on the Ray cluster; cgrpo engines --stop ends them")
     say("\nnext:")
     say(f'  cgrpo sql "{NEXT_QUERY}" --run {run.name}')
     say("  cgrpo ui")

@@ -26,6 +26,20 @@ def start(
     _carry_out(home, create_run(home, name=name, plan=plan, options=options))
 
 
+def get_model(file: Path, pipeline: str, *, profile: str | None, sets: list[str]) -> None:
+    """Print the directory of the base model, converted or downloaded now if it is not cached."""
+    from flows.spec import resolve
+    from tasks.models import resolve_model
+
+    spec = resolve(file, pipeline, profile=profile, sets=sets)
+    names = sorted({engine.model for engine in spec.engines.values()})
+    for name in names:
+        began = time.monotonic()
+        directory = resolve_model(spec.inputs[name].model_dump(), data_home(), Path(spec.base_dir), progress=say)
+        say(f"{name}: ready after {time.monotonic() - began:.0f} s")
+        print(directory)
+
+
 def go_on(name: str | None) -> None:
     """Carry out what is left of a run."""
     home = data_home()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cgrpo_core.errors import UserError
 from cgrpo_core.params import LossParams, OptimizerParams
 from cgrpo_core.records import FinishReason, TrainingSample, UpdateStatus
 
@@ -12,8 +13,13 @@ class PolicyMismatch(RuntimeError):
     """An engine holds another policy than the call expects. Never served over; the caller must `load` first."""
 
 
-class LogprobGapExceeded(RuntimeError):
+class LogprobGapExceeded(UserError):
     """Sampler and trainer disagree about the log-probs of the same tokens by more than the declared limit."""
+
+    def __init__(
+        self, message: str, hint: str = "give both engines one dtype, or set limits.logprob_gap_max to what you accept"
+    ) -> None:
+        super().__init__(message, hint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

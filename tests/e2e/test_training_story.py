@@ -1,8 +1,14 @@
 """What a user does first: train, ask in SQL, see that chunks overlap, resume, train again on the same cluster."""
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.e2e
+
+
+def engine_processes() -> set[int]:
+    names = ("ray::Sampler", "ray::Trainer")
+    return {one.pid for one in psutil.process_iter(["name"]) if (one.info["name"] or "").startswith(names)}
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +91,6 @@ def test_policy_0_and_the_last_policy_are_evaluated_problem_by_problem(trained):
     assert rows == [{"policy_version": 0, "n": 8}, {"policy_version": 2, "n": 8}]
 
 
-def test_the_second_chunk_samples_while_the_first_is_judged_and_refined(trained):
-    lab, _ = trained
-    overlaps = lab.sql(
-        "select count(*) n from stages a join stages b on a.iteration = b.iteration and a.chunk <> b.chunk "
-        "where a.stage = 'rollout' and b.stage in ('verify', 'critique', 'refine', 'verify_refinements', 'rollout') "
-        "and a.started_at < b.ended_at and b.started_at < a.ended_at",
-        "story",
-    )
-    assert overlaps[0]["n"] > 0
-
-
 def test_resuming_a_finished_run_runs_nothing_and_keeps_the_weights(trained):
     lab, _ = trained
     before = lab.status("story")
@@ -113,8 +108,15 @@ def test_the_same_run_in_one_chunk_shares_no_stage_but_gives_the_same_policy_0(t
     assert "4 to reuse" in other.stderr
 
 
-def test_a_run_of_the_baseline_has_no_critiques(lab):
+def test_a_run_of_the_baseline_has_no_critiques_and_takes_the_engines_that_are_there(trained):
+    lab, output = trained
+    assert "cgrpo engines --stop" in output.stderr
+    engines = lab.call("engines").stdout
+    assert {name.partition("-")[0] for name in engines.split()} == {"sampler", "trainer"}
+    before = engine_processes()
     lab.train("baseline", "run.iterations=1", pipeline="grpo")
     rows = lab.sql("select origin, count(*) n from training_samples group by all", "baseline")
     assert [row["origin"] for row in rows] == ["response"]
     assert lab.sql("select count(*) n from critiques", "baseline") == [{"n": 0}]
+    assert lab.call("engines").stdout == engines
+    assert engine_processes() == before

@@ -20,7 +20,8 @@ def test_the_second_chunk_samples_while_the_first_is_verified_critiqued_and_refi
         "engines.sampler.options.max_num_seqs=9",
     )
     rows = other.sql(
-        "select other.stage from stages r join stages other on r.iteration = other.iteration and r.chunk <> other.chunk "
+        "select other.stage from stages r "
+        "join stages other on r.iteration = other.iteration and r.chunk <> other.chunk "
         "where r.stage = 'rollout' and r.started_at < other.started_at and other.started_at < r.ended_at",
         "overlap",
     )

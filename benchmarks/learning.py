@@ -83,13 +83,21 @@ def wilson(correct: int, problems: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
+def one_digit(name: str, part: str, size: int, seed: int) -> str:
+    """Return the setting of an input to sums and products of one-digit numbers, one part of their split."""
+    options = f"size: {size}, seed: {seed}, split: {{part: {part}, eval_share: 0.3}}"
+    parts = [f"{{kind: reasoning_gym, task: one_digit_{task}, {options}}}" for task in ("sums", "products")]
+    return f"inputs.{name}={{kind: mixture, parts: [{', '.join(parts)}]}}"
+
+
 def ensure_run(name: str, iterations: int) -> None:
     """Start the run, or go on with it. Raises CalledProcessError if it fails."""
     command = [str(Path(sys.executable).parent / "cgrpo")]
     try:
         state = run_state(data_home(), name).state
     except RunNotFound:
-        sets = [f"run.iterations={iterations}", "evaluate.every=5", "checkpoint.every=10"]
+        sets = [f"run.iterations={iterations}", "evaluate.every=5", "checkpoint.every=10", "checkpoint.keep=1"]
+        sets += [one_digit("problems", "train", 60, 17), one_digit("eval_problems", "eval", 28, 18)]
         options = [word for value in sets for word in ("--set", value)]
         command += ["run", "critique-grpo", "--profile", "cpu", *options, "--name", name]
     else:

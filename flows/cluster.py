@@ -1,12 +1,14 @@
 """The Ray that a run uses: the cluster that RAY_ADDRESS names, joined; or a local one, started and ended here."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cgrpo_core.errors import UserError
 
 NAMESPACE = "cgrpo"
+CONNECT_TIMEOUT_S = 10
 OBJECT_STORE_BYTES = 200 * 2**20  # records travel through the store, not through Ray
 
 
@@ -19,6 +21,8 @@ def ray_cluster() -> Iterator[bool]:
         yield True
         return
     address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_answers(address)
     try:
         if address:
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
@@ -44,3 +48,17 @@ def ray_cluster() -> Iterator[bool]:
         yield bool(address)
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise UserError unless something takes connections at `address`; Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # "auto" and the like: Ray looks for the cluster
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise UserError(
+            f"the Ray cluster at RAY_ADDRESS={address} cannot be reached: {error}",
+            "start that cluster, or unset RAY_ADDRESS to use a local Ray",
+        ) from None

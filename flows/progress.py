@@ -66,7 +66,7 @@ def _tell_finished(plan: Plan, store: Store, open_iterations: set[int], told: se
     iterations = {stage.iteration or 0 for stage in plan.stages}
     for iteration in sorted(iterations - open_iterations - told):
         row = iteration_row(store, stages_of(plan, iteration))
-        names = ("reward_mean", "accuracy", "refine_refinements", "loss", "tokens", "tokens_per_second", "seconds")
+        names = ("reward_mean", "accuracy", "refine_refinements", "status", "loss", "tokens_per_second", "seconds")
         figures = ", ".join(f"{name} {_short(row[name])}" for name in names if row.get(name) is not None)
         console.print(f"iteration {iteration} of {max(iterations)}: {figures}", highlight=False, markup=False)
         told.add(iteration)

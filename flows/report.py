@@ -98,8 +98,8 @@ def print_summary(home: Path, run: Run, *, seconds: float) -> None:
     plan, store = read_plan(home, run.name), Store(home)
     iterations = max((stage.iteration or 0 for stage in plan.stages), default=0)
     rows = [iteration_row(store, stages_of(plan, iteration)) for iteration in range(iterations + 1)]
-    columns = ["reward_mean", "accuracy", "refine_refinements", "verify_refinements_correct", "loss", "grad_norm"]
-    columns += ["entropy", "logprob_gap_max", "tokens", "tokens_per_second", "seconds"]
+    columns = ["reward_mean", "accuracy", "refine_refinements", "verify_refinements_correct", "status", "loss"]
+    columns += ["grad_norm", "entropy", "logprob_gap_max", "tokens", "tokens_per_second", "seconds"]
     show_table(
         ["iteration", *columns], [[number, *(row.get(name) for name in columns)] for number, row in enumerate(rows)]
     )

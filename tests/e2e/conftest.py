@@ -125,7 +125,7 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield address
     head.send_signal(signal.SIGTERM)  # `ray start --block` ends the processes that it started
     try:
-        head.wait(timeout=20)
+        head.wait(timeout=5)
     except subprocess.TimeoutExpired:
         os.killpg(head.pid, signal.SIGKILL)
     log.close()

@@ -10,6 +10,7 @@ from storage.artifacts import Store
 from storage.runs import read_plan
 
 pytestmark = pytest.mark.e2e
+LOOPBACK = ("127.0.0.1", "::ffff:127.0.0.1", "::1")
 SETTINGS = ("run.seed=23", "run.iterations=1", "optimizer.lr=1e-4")
 
 
@@ -61,7 +62,7 @@ def test_without_a_cluster_or_server_a_run_brings_its_own_and_ends_them(lab, pla
                 listening = [socket for socket in one.net_connections() if socket.status == psutil.CONN_LISTEN]
             except psutil.NoSuchProcess:
                 continue
-            exposed |= {(one.pid, *s.laddr) for s in listening if s.laddr.ip not in ("127.0.0.1", "::1")}
+            exposed |= {(one.name(), *s.laddr) for s in listening if s.laddr.ip not in LOOPBACK}
         try:
             process.wait(timeout=0.3)
         except subprocess.TimeoutExpired:

@@ -157,7 +157,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateMetrics:
-    """What one update did. Means over tokens are over the trained tokens of that origin; NaN never stands for absent."""
+    """What one update did. Means are over the trained tokens of that origin; NaN never stands for absent."""
 
     policy_version: int
     optimizer_step: int

@@ -17,7 +17,7 @@ def chunk_slots(iteration: int, prompts_per_iteration: int, chunk: int, chunks: 
 
 
 def problems_of_slots(problem_ids: Sequence[str], slots: Sequence[int], seed: int) -> list[str]:
-    """Return the problem id of each slot. Order of `problem_ids` does not matter. Raises ValueError if there is none."""
+    """Return the problem id of each slot. Their order does not matter. Raises ValueError without any."""
     if not problem_ids:
         raise ValueError("there are no problems to schedule")
     orders: dict[int, list[str]] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from cgrpo_core.errors import UserError
 from flows.home import data_home
 from flows.server import prefect_server, start_server, stop_server
-from storage.runs import Run, open_run
+from storage.runs import Run, open_run, run_state
 
 QUIET = "CRITICAL"
 
@@ -50,6 +50,7 @@ def _carry_out(home: Path, run: Run) -> None:
     began = time.monotonic()
     go_on_with = f"go on with: cgrpo resume {run.name}"
     say(f"run {run.name}: starting (data under {home})")
+    _say_what_is_reused(home, run)
     _quiet_console()
     try:
         with prefect_server(home):
@@ -71,6 +72,14 @@ def _carry_out(home: Path, run: Run) -> None:
     from flows.report import print_summary
 
     print_summary(home, run, seconds=time.monotonic() - began)
+
+
+def _say_what_is_reused(home: Path, run: Run) -> None:
+    state = run_state(home, run.name)
+    if state.stages_published:
+        say(f"{state.stages_published} of {state.stages_total} stages are published already and are reused")
+    if state.stages_published == state.stages_total:
+        say("so nothing is left to do; train longer with --set run.iterations=N, or anew with --set run.seed=N")
 
 
 def _quiet_console() -> None:

@@ -175,7 +175,7 @@ def start_sampler(name: str, declaration: Mapping[str, Any], base_model_dir: str
     }
     try:
         call_all({replica: actor.start.remote() for replica, actor in actors.items()})
-    except Exception:
+    except Exception:  # whatever it was: replicas that are half started must not be found by the next lease
         stop_actors(list(actors))
         raise
     return VllmSampler(actors, plan.options)

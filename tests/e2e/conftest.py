@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,16 @@ class Lab:
         done = self.call("sql", query, "--json", *[word for run in runs for word in ("--run", run)])
         assert done.returncode == 0, done.stderr
         return list(json.loads(done.stdout))
+
+    def prefect(self, path: str, **filters: object) -> list[dict[str, object]]:
+        """Ask the Prefect API, as its UI does; 200 rows at most."""
+        request = urllib.request.Request(
+            f"{self.environment['PREFECT_API_URL']}/{path}/filter",
+            data=json.dumps({**filters, "limit": 200}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            return list(json.loads(reply.read()))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """What a user does first: train, ask in SQL, see that chunks overlap, resume, train again on the same cluster."""
 
+import json
+
 import psutil
 import pytest
 
@@ -89,6 +91,26 @@ def test_policy_0_and_the_last_policy_are_evaluated_problem_by_problem(trained):
         "select policy_version, count(distinct problem_id) n from evaluations group by all order by all", "story"
     )
     assert rows == [{"policy_version": 0, "n": 8}, {"policy_version": 2, "n": 8}]
+
+
+def test_the_prefect_ui_shows_the_paper_s_steps_by_run_iteration_stage_and_chunk(trained):
+    lab, _ = trained
+    flows = {row["name"] for row in lab.prefect("flow_runs")}
+    assert {"critique-grpo story", "story iteration 0", "story iteration 1", "story iteration 2"} <= flows
+    tasks = lab.prefect("task_runs", task_runs={"tags": {"all_": ["run:story", "iteration:2"]}})
+    names = {row["name"] for row in tasks}
+    assert {
+        "story rollout 2.0",
+        "story rollout 2.1",
+        "story critique 2.0",
+        "story update 2",
+        "story evaluate 2",
+    } <= names
+    assert {row["state_name"] for row in tasks} == {"Completed"}
+    artifacts = lab.prefect("artifacts", artifacts={"key": {"any_": ["story-iteration-2"]}})
+    metrics = {row["metric"]: row["value"] for row in json.loads(artifacts[0]["data"])}
+    assert metrics["rollout_responses"] == 18
+    assert metrics["status"] == "ok"
 
 
 def test_resuming_a_finished_run_runs_nothing_and_keeps_the_weights(trained):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 from digit_model import build_digit_model
 
@@ -28,6 +29,7 @@ class Lab:
     home: Path
     environment: dict[str, str]
     sets: list[str] = field(default_factory=list)
+    ray_head: int = 0  # process id of the head of the cluster
 
     def command(self, *arguments: str) -> list[str]:
         return [str(BIN / "cgrpo"), *arguments]
@@ -68,6 +70,14 @@ class Lab:
         done = self.call("sql", query, "--json", *[word for run in runs for word in ("--run", run)])
         assert done.returncode == 0, done.stderr
         return list(json.loads(done.stdout))
+
+    def engine_processes(self, kind: str) -> set[int]:
+        """The process ids of the cluster's own engines, "Sampler" or "Trainer"; never those of another Ray."""
+        return {
+            one.pid
+            for one in psutil.Process(self.ray_head).children(recursive=True)
+            if one.name().startswith(f"ray::{kind}")
+        }
 
     def prefect(self, path: str, **filters: object) -> list[dict[str, object]]:
         """Ask the Prefect API, as its UI does; 200 rows at most."""
@@ -118,8 +128,8 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Ray cluster that outlives every flow of the session."""
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """Address, and process id of the head, of a Ray cluster that outlives every flow of the session."""
     port = free_port()
     log = (tmp_path_factory.mktemp("ray") / "head.log").open("wb")
     options = ["--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2", "--include-dashboard=false"]
@@ -133,7 +143,7 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ).returncode:
         assert head.poll() is None
         assert time.monotonic() < deadline
-    yield address
+    yield address, head.pid
     head.send_signal(signal.SIGTERM)  # `ray start --block` ends the processes that it started
     try:
         head.wait(timeout=5)
@@ -143,8 +153,11 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory, tiny: list[str], prefect_api: str, ray_address: str) -> Lab:
+def lab(
+    tmp_path_factory: pytest.TempPathFactory, tiny: list[str], prefect_api: str, ray_cluster: tuple[str, int]
+) -> Lab:
     """A lab on the session's cluster: engines are started once and reused by run after run."""
+    address, head = ray_cluster
     home = tmp_path_factory.mktemp("home")
-    environment = {**os.environ, "CGRPO_HOME": str(home), "PREFECT_API_URL": prefect_api, "RAY_ADDRESS": ray_address}
-    return Lab(home, environment, tiny)
+    environment = {**os.environ, "CGRPO_HOME": str(home), "PREFECT_API_URL": prefect_api, "RAY_ADDRESS": address}
+    return Lab(home, environment, tiny, head)

@@ -88,8 +88,6 @@ def test_ctrl_c_ends_with_130_and_the_command_that_goes_on(lab, undisturbed):
 
 
 def test_a_sampler_killed_while_it_samples_is_replaced_at_the_same_policy(lab, undisturbed):
-    import psutil
-
     process = lab.start(
         "run",
         "critique-grpo",
@@ -99,9 +97,9 @@ def test_a_sampler_killed_while_it_samples_is_replaced_at_the_same_policy(lab, u
     )
     wait_until(lambda: (lab.home / "runs" / "sampler-killed" / "plan.json").exists(), process)
     wait_until(lambda: ("prompts", 1) in published(lab, "sampler-killed"), process)
-    killed = [one for one in psutil.process_iter(["name"]) if (one.info["name"] or "").startswith("ray::Sampler")]
+    killed = lab.engine_processes("Sampler")
     for one in killed:
-        os.kill(one.pid, signal.SIGKILL)
+        os.kill(one, signal.SIGKILL)
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert killed
     assert process.returncode == 0, output

@@ -168,9 +168,12 @@ def _click_error(error: Exception) -> int:
 
 def fail(message: str, hint: str = "") -> None:
     """Print a message, and a hint after a blank line, to stderr."""
-    print(f"error: {message}", file=sys.stderr)
-    if hint:
-        print(f"\nhint: {hint}", file=sys.stderr)
+    say(f"error: {message}" + (f"\n\nhint: {hint}" if hint else ""))
+
+
+def say(text: str) -> None:
+    """Print to stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def dump_json(value: object) -> None:

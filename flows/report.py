@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cgrpo_core.errors import UserError
-from flows.cli import dump_json
+from flows.cli import dump_json, say
 from flows.home import data_home
 from flows.leaves import make_plan
 from flows.summary import iteration_row, stages_of
@@ -156,8 +156,3 @@ def show_table(columns: list[str], rows: list[Any]) -> None:
 def _cell(value: object) -> str:
     text = "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
     return "".join(mark if mark.isprintable() or mark == "\n" else f"\\x{ord(mark):02x}" for mark in text)
-
-
-def say(text: str) -> None:
-    """Print to stderr."""
-    print(text, file=sys.stderr, flush=True)

@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 
 from cgrpo_core.errors import UserError
+from flows.cli import say
 from flows.home import data_home
+from flows.interrupts import interruptible
 from flows.server import prefect_server, start_server, stop_server
 from storage.runs import Run, open_run, run_state
 
@@ -17,13 +19,11 @@ def start(
     pipeline: str, *, profile: str | None, presets: list[str], sets: list[str], name: str | None, file: Path
 ) -> None:
     """Plan, freeze and carry out a new run. Exits 1 when a stage failed, 130 after Ctrl-C."""
-    from flows.leaves import make_plan
-    from storage.runs import create_run
+    from flows.new_run import new_run
 
     home = data_home()
-    plan = make_plan(file, pipeline, profile=profile, presets=presets, sets=sets)
-    options = {"file": str(file), "profile": profile, "presets": presets, "sets": sets}
-    _carry_out(home, create_run(home, name=name, plan=plan, options=options))
+    run = new_run(home, pipeline, profile=profile, presets=presets, sets=sets, name=name, file=file)
+    _carry_out(home, run)
 
 
 def get_model(file: Path, pipeline: str, *, profile: str | None, sets: list[str]) -> None:
@@ -53,7 +53,7 @@ def _carry_out(home: Path, run: Run) -> None:
     _say_what_is_reused(home, run)
     _quiet_console()
     try:
-        with prefect_server(home):
+        with interruptible(), prefect_server(home):
             from flows.progress import live_progress
             from flows.train import cgrpo
 
@@ -126,8 +126,3 @@ def handle_engines(stop: bool) -> None:
             stop_engines(names)
         for name in names:
             print(f"{name}{' ended' if stop else ''}")
-
-
-def say(text: str) -> None:
-    """Print to stderr."""
-    print(text, file=sys.stderr, flush=True)

@@ -1,11 +1,8 @@
 """The flow named `cgrpo`: setup, then a sub-flow for each iteration. A Python `for`; Prefect and Ray do the rest."""
 
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
@@ -14,11 +11,12 @@ from prefect_ray.task_runners import RayTaskRunner
 from cgrpo_core.errors import UserError
 from flows.cluster import NAMESPACE, ray_cluster
 from flows.home import data_home
-from flows.leaves import make_plan
+from flows.interrupts import interruptible
+from flows.new_run import new_run
 from flows.submit import submit_stages, wait_for_all
 from flows.summary import iteration_row, stages_of
 from storage.artifacts import Store
-from storage.runs import Run, RunLock, create_run, end_attempt, open_run, read_plan, start_attempt
+from storage.runs import Run, RunLock, end_attempt, open_run, read_plan, start_attempt
 
 
 @flow(name="iteration", flow_run_name="{run} iteration {iteration}", persist_result=False, validate_parameters=False)
@@ -47,18 +45,12 @@ def cgrpo(
 ) -> str:
     """Train: a new run of a pipeline, or with `resume` the rest of a run. Return the name of the run."""
     home = data_home()
-    run = open_run(home, resume) if resume else new_run(home, pipeline, profile, preset, set, name, Path(file))
+    if resume:
+        run = open_run(home, resume)
+    else:
+        run = new_run(home, pipeline, profile=profile, presets=preset, sets=set, name=name, file=Path(file))
     carry_out(home, run)
     return run.name
-
-
-def new_run(
-    home: Path, pipeline: str, profile: str | None, presets: list[str], sets: list[str], name: str | None, file: Path
-) -> Run:
-    """Plan and freeze a new run. Raises UserError before anything costly has started."""
-    plan = make_plan(file, pipeline, profile=profile, presets=presets, sets=sets)
-    options = {"file": str(file), "profile": profile, "presets": presets, "sets": sets}
-    return create_run(home, name=name, plan=plan, options=options)
 
 
 def carry_out(home: Path, run: Run) -> None:
@@ -79,10 +71,11 @@ def carry_out(home: Path, run: Run) -> None:
 @contextmanager
 def attempt(home: Path, name: str) -> Iterator[None]:
     """Hold the run's lock and write how the attempt ended. Raises RunBusy if another process has the run."""
-    with RunLock(home, name), _terminate_as_interrupt():
+    with RunLock(home, name):
         number = start_attempt(home, name)
         try:
-            yield
+            with interruptible():
+                yield
         except UserError as error:
             end_attempt(home, name, number, "failed", str(error))
             raise
@@ -93,20 +86,3 @@ def attempt(home: Path, name: str) -> Iterator[None]:
             end_attempt(home, name, number, "failed", f"{type(error).__name__}: {error}")
             raise
         end_attempt(home, name, number, "completed")
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C, so that engines and servers end with the run."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -168,7 +168,8 @@ def checked_bytes(path: Path, entry: OutputFile) -> bytes:
 
 def _parse(path: Path, content: bytes) -> pa.Table:
     try:
-        return pq.read_table(pa.BufferReader(content))
+        # On this thread alone: a read-ahead thread that still held these bytes at exit would abort the process.
+        return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
     except pa.ArrowException as error:
         raise ArtifactCorrupt.of(path, "a Parquet file", str(error)) from error
 

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from tiny_model import build_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -23,3 +24,20 @@ def local_ray():
     )
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    """The directory of a tiny random model."""
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def base(model_dir):
+    """Policy 0 of that model."""
+    from cgrpo_core.weights import weights_digest
+    from tasks.engines.export import read_tensors
+    from tasks.engines.protocol import PolicyRef
+
+    digest = weights_digest(read_tensors(model_dir / "model.safetensors").items())
+    return PolicyRef(policy_version=0, weights_sha256=digest)

@@ -2,27 +2,15 @@
 
 import pytest
 import torch
-from tiny_model import build_tiny_model
 from training_samples import build_request, build_samples, without_advantage
 
 from cgrpo_core.weights import weights_digest
 from tasks.engines.deepspeed_trainer import find_trainer, start_trainer, stop_trainer
 from tasks.engines.export import read_tensors
 from tasks.engines.faults import EngineLost
-from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch, PolicyRef
+from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
-    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def base(model_dir):
-    digest = weights_digest(read_tensors(model_dir / "model.safetensors").items())
-    return PolicyRef(policy_version=0, weights_sha256=digest)
 
 
 def declare(world_size, stage):

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_model import build_tiny_model
 from training_samples import RESPONSE_TOKENS, build_request, build_samples, without_advantage
 
 from cgrpo_core.errors import UserError
@@ -32,17 +31,6 @@ def process_group():
     torch.set_num_threads(threads)
     os.environ.clear()
     os.environ.update(before)
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory):
-    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def base(model_dir):
-    digest = weights_digest(read_tensors(model_dir / "model.safetensors").items())
-    return PolicyRef(policy_version=0, weights_sha256=digest)
 
 
 @pytest.fixture

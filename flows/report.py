@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cgrpo_core.errors import UserError
-from flows.cli import dump_json, say
 from flows.home import data_home
 from flows.leaves import make_plan
 from flows.summary import iteration_row, stages_of
+from flows.terminal import dump_json, say
 from storage.artifacts import Store
 from storage.runs import Run, read_plan, run_state
 

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 from cgrpo_core.errors import UserError
-from flows.cli import say
 from flows.home import data_home
 from flows.interrupts import interruptible
 from flows.server import prefect_server, start_server, stop_server
+from flows.terminal import say
 from storage.runs import Run, open_run, run_state
 
 QUIET = "CRITICAL"

@@ -7,6 +7,7 @@ from typing import Any
 from tasks.engines.faults import EngineLost
 
 NAMESPACE = "cgrpo"
+INFO = "info"  # a concurrency group of its own: questions are answered while all other threads are at work
 GRACE_SECONDS = 60.0
 
 

@@ -4,12 +4,13 @@ Actors are never restarted by Ray: a restarted rank would hold blank weights. If
 and the caller starts a new trainer from a stored checkpoint.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from cgrpo_core.errors import UserError
-from tasks.engines.actors import GRACE_SECONDS, NAMESPACE, answer, find_actor, stop_actors
+from tasks.engines.actors import GRACE_SECONDS, INFO, NAMESPACE, answer, find_actor, stop_actors
 from tasks.engines.faults import EngineLost
 from tasks.engines.protocol import PolicyRef, UpdateReport, UpdateRequest
 from tasks.engines.trainer_rank import TrainerOptions, TrainerRank
@@ -108,7 +109,7 @@ def start_trainer(name: str, declaration: Mapping[str, Any], base_model_dir: str
     world_size, options = _world_size(declaration), read_options(declaration)
     stop_trainer(name, declaration)
     resources = dict(declaration.get("resources") or {})
-    actor_class = ray.remote(TrainerRank)
+    actor_class = ray.remote(concurrency_groups={INFO: 1})(TrainerRank)
     ranks = [
         actor_class.options(
             name=rank_name,
@@ -127,16 +128,34 @@ def start_trainer(name: str, declaration: Mapping[str, Any], base_model_dir: str
 
 
 def find_trainer(name: str, declaration: Mapping[str, Any]) -> DeepSpeedTrainer | None:
-    """Return the running trainer of that name, or None if any of its ranks is missing or dead."""
+    """Return the running trainer of that name, or None if any of its ranks is missing, dead or alone.
+
+    Who starts it may be killed before the ranks have met. Such ranks are no trainer, and `start_trainer` ends them.
+    """
     ranks = [find_actor(rank_name) for rank_name in _rank_names(name, declaration)]
     if any(rank is None for rank in ranks):
         return None
     trainer = DeepSpeedTrainer(ranks)
     try:
+        if not _all_joined(ranks):
+            return None
         trainer.held()
     except EngineLost:
         return None
     return trainer
+
+
+def _all_joined(ranks: list[Any]) -> bool:
+    """Tell whether all ranks are in one process group, giving those that are on their way a grace to arrive."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while True:
+        calls = [rank.meeting.options(concurrency_group=INFO).remote() for rank in ranks]
+        states = {answer(f"trainer, rank {number}", call) for number, call in enumerate(calls)}
+        if states == {"joined"}:
+            return True
+        if "alone" in states or time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
 
 
 def stop_trainer(name: str, declaration: Mapping[str, Any]) -> None:

@@ -19,12 +19,12 @@ from cgrpo_core.errors import UserError
 from cgrpo_core.ids import digest
 from cgrpo_core.records import Policy
 from storage.policies import complete
-from tasks.engines.actors import NAMESPACE, find_actor, stop_actors
+from tasks.engines.actors import INFO, NAMESPACE, find_actor, stop_actors
 from tasks.engines.engine_loop import SamplerStats
 from tasks.engines.faults import EngineBroken, EngineLost, WeightsMissing
 from tasks.engines.protocol import PolicyRef, Trainer
 from tasks.engines.sampler_options import identity_options
-from tasks.engines.vllm_sampler import INFO, VllmSampler, add_stats, as_progress, start_sampler, stop_sampler
+from tasks.engines.vllm_sampler import VllmSampler, add_stats, as_progress, start_sampler, stop_sampler
 
 ATTEMPTS = 2  # the one that finds a dead engine, and the one that starts a new engine
 MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.txt")

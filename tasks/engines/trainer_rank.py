@@ -8,7 +8,7 @@ Heavy imports wait until a method runs: the driver imports this file to start th
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch, PolicyRef, UpdateReport, UpdateRequest
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tasks.engines.trainer_checkpoint import TrainerState
     from tasks.engines.update_steps import UpdateSums
     from tasks.engines.zero import ZeroEngine
+
+
+Meeting = Literal["alone", "joining", "joined"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,11 @@ class TrainerRank:
         self._digest = ""  # of the weights as exported; differs from policy 0's when those are cast on loading
         self._optimizer_step = 0
         self._learning_rate = 0.0
+        self._meeting: Meeting = "alone"
+
+    def meeting(self) -> Meeting:
+        """Return how far this rank has come in meeting the others; answered in a thread of its own."""
+        return self._meeting
 
     def meeting_file(self) -> str:
         """Return the path of a file, not made yet, at which the ranks can meet."""
@@ -59,6 +67,7 @@ class TrainerRank:
 
         import torch
 
+        self._meeting = "joining"
         torch.set_num_threads(self._options.num_threads)
         from tasks.engines.zero import join_process_group
 
@@ -67,6 +76,7 @@ class TrainerRank:
         join_process_group(
             self._rank, self._world_size, meeting_file, local_rank=local_rank, on_cpu=self._options.on_cpu
         )
+        self._meeting = "joined"
 
     def held(self) -> PolicyRef | None:
         """Return the policy held, or None."""

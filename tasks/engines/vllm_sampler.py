@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tasks.engines.actors import NAMESPACE, call_all, find_actor, stop_actors
+from tasks.engines.actors import INFO, NAMESPACE, call_all, find_actor, stop_actors
 from tasks.engines.engine_loop import NOTHING_YET, EngineLoop, SamplerStats
 from tasks.engines.protocol import Completion, PolicyRef, SampleRequest, SamplingSettings
 from tasks.engines.sampler_options import SamplerOptions, check_requests, read_declaration
 
 CALLS_AT_ONCE = 64
-INFO = "info"  # a concurrency group of its own: figures are answered while all other threads wait for completions
 
 
 class SamplerActor:

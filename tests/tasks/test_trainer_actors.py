@@ -5,7 +5,7 @@ import torch
 from training_samples import build_request, build_samples, without_advantage
 
 from cgrpo_core.weights import weights_digest
-from tasks.engines.deepspeed_trainer import find_trainer, start_trainer, stop_trainer
+from tasks.engines.deepspeed_trainer import DeepSpeedTrainer, find_trainer, start_trainer, stop_trainer
 from tasks.engines.export import read_tensors
 from tasks.engines.faults import EngineLost
 from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch
@@ -54,6 +54,28 @@ def test_two_ranks_give_the_weights_of_one(local_ray, one_rank, model_dir, base,
         trainer.update(build_request(build_samples(), gap=1e-6), trainer.held())
     assert trainer.held() == idle.policy
     stop_trainer("two", declaration)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_ranks_whose_starter_was_killed_before_they_met_are_no_trainer(
+    local_ray, model_dir, base, world_size, monkeypatch
+):
+    def killed(self, method, *arguments):
+        raise KeyboardInterrupt
+
+    declaration = declare(world_size, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(DeepSpeedTrainer, "_call", killed)
+        with pytest.raises(KeyboardInterrupt):
+            start_trainer("unmet", declaration, str(model_dir), detached=True)
+    assert local_ray.get_actor("unmet-rank0", namespace="cgrpo") is not None
+    assert find_trainer("unmet", declaration) is None
+    start_trainer("unmet", declaration, str(model_dir), detached=True)
+    found = find_trainer("unmet", declaration)
+    assert found is not None
+    found.load_weights(base, str(model_dir))
+    assert found.held() == base
+    stop_trainer("unmet", declaration)
 
 
 def test_a_dead_rank_ends_the_trainer_and_a_checkpoint_brings_it_back_with_another_world_size(

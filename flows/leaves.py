@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.plan import compile_plan, used_inputs
-from flows.spec import Spec, resolve
+from flows.resolve import resolve
+from flows.spec import Spec
 from storage.plans import Plan
 
 MODEL_KINDS = ("pypi_gguf", "hf_model", "path")

@@ -28,7 +28,7 @@ def start(
 
 def get_model(file: Path, pipeline: str, *, profile: str | None, sets: list[str]) -> None:
     """Print the directory of the base model, converted or downloaded now if it is not cached."""
-    from flows.spec import resolve
+    from flows.resolve import resolve
     from tasks.models import resolve_model
 
     spec = resolve(file, pipeline, profile=profile, sets=sets)

@@ -74,7 +74,7 @@ def test_every_command_line_in_the_book_parses(page: str, words: list[str]) -> N
     command = COMMANDS[words[1]]
     context = command.make_context(words[1], list(words[2:]))
     if words[1] in ("run", "plan"):
-        from flows.spec import resolve
+        from flows.resolve import resolve
 
         values = context.params
         file = ROOT / values["file"]
@@ -132,7 +132,7 @@ def parameter_paths(page: str) -> list[tuple[str, str]]:
 
 
 def test_the_parameters_of_the_method_are_those_of_the_program_with_the_values_of_paper_v6() -> None:
-    from flows.spec import resolve
+    from flows.resolve import resolve
 
     params = resolve(ROOT / "pipelines.yaml", "critique-grpo", presets=["paper_v6"]).params
     rows = parameter_paths("docs/method.md")

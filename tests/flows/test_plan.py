@@ -7,7 +7,7 @@ import pytest
 
 from cgrpo_core.errors import UserError
 from flows.plan import compile_plan, used_inputs
-from flows.spec import read_declaration, resolve
+from flows.resolve import read_declaration, resolve
 from storage.plans import Plan
 
 FILE = Path(__file__).parents[2] / "pipelines.yaml"

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from cgrpo_core.errors import UserError
-from flows.spec import overlay, parse_setting, read_declaration, resolve
+from flows.overlays import overlay, parse_setting
+from flows.resolve import read_declaration, resolve
 
 FILE = Path(__file__).parents[2] / "pipelines.yaml"
 

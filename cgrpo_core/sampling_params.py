@@ -1,0 +1,100 @@
+"""Parameter blocks of what is asked, sampled, judged and critiqued. Blocks and keys: params.py."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from cgrpo_core.param_checks import FORBID, at_least, fraction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunParams:
+    """How much is run. A longer run shares every artifact with a shorter one, so `iterations` is in no key."""
+
+    __pydantic_config__: ClassVar = FORBID
+    NOT_IN_KEY: ClassVar = frozenset({"iterations"})
+    seed: int = 17
+    iterations: int = 300
+    prompts_per_iteration: int = 128
+    chunks: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "iterations", "prompts_per_iteration", "chunks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutParams:
+    """First attempts: `group_size` responses to each prompt (paper: n = 7, and 8 for GRPO). `template`: prompts.py."""
+
+    __pydantic_config__: ClassVar = FORBID
+    template: Literal["boxed", "number"] = "boxed"
+    group_size: int = 7
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_prompt_tokens: int = 2048
+    max_response_tokens: int = 6144
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "group_size", "max_prompt_tokens", "max_response_tokens")
+        at_least(self, 0, "temperature")
+        fraction(self, "top_p")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyParams:
+    """How answers are judged. Worker count changes no verdict, so it is in no key."""
+
+    __pydantic_config__: ClassVar = FORBID
+    NOT_IN_KEY: ClassVar = frozenset({"workers"})
+    verifier: Literal["math_verify"] = "math_verify"
+    timeout_s: float = 5.0
+    max_characters: int = 20_000
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "max_characters", "workers")
+        at_least(self, 0.01, "timeout_s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CritiqueParams:
+    """Which critique a wrong or right response gets."""
+
+    __pydantic_config__: ClassVar = FORBID
+    kind: Literal["indicative", "indicative_gt"] = "indicative_gt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefineParams:
+    """Which groups are refined, and how refinements are sampled."""
+
+    __pydantic_config__: ClassVar = FORBID
+    gate: Literal["zero_correct", "all", "never"] = "zero_correct"
+    per_response: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_prompt_tokens: int = 8192
+    max_response_tokens: int = 6144
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "per_response", "max_prompt_tokens", "max_response_tokens")
+        at_least(self, 0, "temperature")
+        fraction(self, "top_p")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateParams:
+    """Greedy by default. Policy 0 and the last policy are always evaluated, and every `every` iterations."""
+
+    __pydantic_config__: ClassVar = FORBID
+    NOT_IN_KEY: ClassVar = frozenset({"every"})
+    every: int = 50
+    temperature: float = 0.0
+    top_p: float = 1.0
+    samples_per_problem: int = 1
+    max_prompt_tokens: int = 2048
+    max_response_tokens: int = 6144
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "every", "samples_per_problem", "max_prompt_tokens", "max_response_tokens")
+        at_least(self, 0, "temperature")
+        fraction(self, "top_p")

@@ -1,0 +1,52 @@
+"""Overlays of a declaration: mappings laid over one another, and `--set key=value` read as one."""
+
+from typing import Any
+
+import yaml
+
+from cgrpo_core.errors import UserError
+
+Overlay = dict[str, Any]
+
+
+def overlay(base: Overlay, top: Overlay) -> Overlay:
+    """Return `base` with `top` laid over it: mappings merge, anything else replaces, as does a leaf of another kind."""
+    result = dict(base)
+    for key, value in top.items():
+        below = result.get(key)
+        if (
+            isinstance(value, dict)
+            and isinstance(below, dict)
+            and value.get("kind", below.get("kind")) == below.get("kind")
+        ):
+            value = overlay(below, value)
+        result[key] = value
+    return result
+
+
+def parse_setting(setting: str) -> Overlay:
+    """Return `rollout.group_size=4` as an overlay. A key starts in params unless it starts with inputs or engines."""
+    key, equals, text = setting.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"--set {setting!r} is not key=value", "write it as rollout.group_size=4")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UserError(
+            f"--set {setting!r}: the value is not valid YAML", "quote it, or write null, true, 4, 1.0e-6"
+        ) from None
+    value = _number(text) if isinstance(value, str) else value
+    if parts[0] not in ("inputs", "engines", "params"):
+        parts = ["params", *parts]
+    for part in reversed(parts):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def _number(text: str) -> Any:
+    """YAML 1.1 reads 1e-5 (no dot) as text; a user means the number."""
+    try:
+        return float(text) if any(mark in text for mark in "eE") else text
+    except ValueError:
+        return text

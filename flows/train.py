@@ -17,6 +17,7 @@ from flows.submit import submit_stages, wait_for_all
 from flows.summary import iteration_row, stages_of
 from storage.artifacts import Store
 from storage.runs import Run, RunLock, end_attempt, open_run, read_plan, start_attempt
+from storage.sealing import seal_stages
 
 
 @flow(name="iteration", flow_run_name="{run} iteration {iteration}", persist_result=False, validate_parameters=False)
@@ -61,11 +62,16 @@ def carry_out(home: Path, run: Run) -> None:
     runner = RayTaskRunner(init_kwargs={"namespace": NAMESPACE})
     with attempt(home, run.name), ray_cluster():
         for iteration in range(iterations + 1):
-            if all(store.find(stage.key) for stage in stages_of(plan, iteration)):
+            stages = stages_of(plan, iteration)
+            if all(store.find(stage.key) for stage in stages):
                 logger.info("iteration %d of %d: every stage is published", iteration, iterations)
+                seal_stages(home, run.name, stages)
                 continue
             logger.info("iteration %d of %d", iteration, iterations)
-            iteration_flow.with_options(task_runner=runner)(run=run.name, home=str(home), iteration=iteration)
+            try:
+                iteration_flow.with_options(task_runner=runner)(run=run.name, home=str(home), iteration=iteration)
+            finally:
+                seal_stages(home, run.name, stages)  # what is published when a stage failed, too
 
 
 @contextmanager

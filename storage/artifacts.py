@@ -2,9 +2,11 @@
 
     home/artifacts/<first two of key>/<key>/<output>.parquet
                                             manifest.json
+                                            manifest.sha256     the digest of manifest.json
 
 A directory appears by one atomic rename with everything in it, is never changed after that, and of two publishers of
-one key the first one wins. Whoever finds a manifest may rely on its files; `read` checks their sha256 all the same.
+one key the first one wins. Whoever finds a manifest may rely on its files; `find` checks the manifest against the
+digest beside it, and `read` each file against the manifest, all the same.
 """
 
 import hashlib
@@ -27,6 +29,7 @@ from storage.schemas import from_table, to_table, validate
 R = TypeVar("R")
 
 MANIFEST_FORMAT = 1
+MANIFEST, SEAL = "manifest.json", "manifest.sha256"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _OUTPUT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -47,6 +50,7 @@ class Manifest:
 
     directories: name -> path relative to home, of weights or a checkpoint that the stage wrote beside its tables.
     counts: rows dropped, degraded, cut or timed out, by reason. metrics: finite figures of the stage.
+    evidence: what the stage saw for itself, in words and digests, such as the weights that its sampler served.
     """
 
     key: str
@@ -65,6 +69,7 @@ class Manifest:
     counts: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     directories: dict[str, str] = field(default_factory=dict)
+    evidence: dict[str, str] = field(default_factory=dict)
     format: int = MANIFEST_FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -93,7 +98,7 @@ class Store:
 
     def find(self, key: str) -> Manifest | None:
         """Return the manifest of a published artifact, or None. Raises ArtifactCorrupt if it cannot be read."""
-        path = self.path(key) / "manifest.json"
+        path = self.path(key) / MANIFEST
         try:
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -104,6 +109,7 @@ class Store:
             raise ArtifactCorrupt.of(path, f"a manifest of format {MANIFEST_FORMAT}", str(error)) from error
         if manifest.key != key:
             raise ArtifactCorrupt.of(path, f"the manifest of {key}", f"that of {manifest.key}")
+        _check_seal(path, content)
         return manifest
 
     def publish(self, manifest: Manifest, tables: Mapping[str, tuple[type, Sequence[Any]]]) -> Manifest:
@@ -199,6 +205,18 @@ def _write_manifest(directory: Path, manifest: Manifest) -> None:
         content = json_bytes(manifest.to_json())
     except (TypeError, ValueError) as error:
         raise ManifestInvalid(f"the manifest of {manifest.stage} {manifest.key} is no JSON: {error}") from error
+    write_bytes(directory / SEAL, _seal(content))
     sync_directory(directory)
-    write_bytes(directory / "manifest.json", content)
+    write_bytes(directory / MANIFEST, content)
     sync_directory(directory)
+
+
+def _seal(manifest: bytes) -> bytes:
+    return hashlib.sha256(manifest).hexdigest().encode("ascii") + b"\n"
+
+
+def _check_seal(path: Path, content: bytes) -> None:
+    """Raise ArtifactCorrupt if a manifest is not what was published; `cgrpo audit` names one without a seal."""
+    seal = path.with_name(SEAL)
+    if seal.is_file() and seal.read_bytes() != _seal(content):
+        raise ArtifactCorrupt.of(path, f"what {SEAL} beside it says", "another content")

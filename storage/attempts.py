@@ -1,6 +1,7 @@
 """Attempts at a run: a file for each process that worked on it, and the lock that lets one do so at a time."""
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from storage.durable import json_bytes, make_directories, replace_file
 from storage.errors import RunBusy, RunCorrupt, RunNameInvalid
+from storage.journal import Entry, append
 
 AttemptEnd = Literal["completed", "failed", "interrupted"]
 
@@ -76,10 +78,12 @@ def list_attempts(home: Path, name: str) -> list[Attempt]:
 
 
 def _write_attempt(home: Path, name: str, attempt: Attempt) -> None:
-    path = run_directory(home, name) / "attempts" / f"{attempt.number}.json"
-    make_directories(path.parent)
-    text = {key: _encodable(value) for key, value in asdict(attempt).items()}
-    replace_file(path, json_bytes(text))
+    directory, relative = run_directory(home, name), f"attempts/{attempt.number}.json"
+    make_directories((directory / relative).parent)
+    content = json_bytes({key: _encodable(value) for key, value in asdict(attempt).items()})
+    # The journal first: a kill in between leaves the file in its state before, which is recorded too.
+    append(directory, [Entry(kind="file", name=relative, sha256=hashlib.sha256(content).hexdigest())])
+    replace_file(directory / relative, content)
 
 
 def _encodable(value: Any) -> Any:

@@ -63,6 +63,7 @@ _STAGES = pa.schema(
         pa.field("rows", pa.int64()),
         pa.field("counts", pa.string()),
         pa.field("metrics", pa.string()),
+        pa.field("evidence", pa.string()),
     ]
 )
 _RUNS = pa.schema(
@@ -125,7 +126,8 @@ def open_catalog(home: Path, runs: list[str] | None = None) -> duckdb.DuckDBPyCo
     connection.register("runs_arrow", pa.Table.from_pylist([_run_row(home, name) for name in names], schema=_RUNS))
     # Tables of DuckDB's own: small, and JSON gets its type, so that counts->>'truncated' works.
     connection.execute(
-        "CREATE TABLE stages AS SELECT * REPLACE (counts::JSON AS counts, metrics::JSON AS metrics) FROM stages_arrow"
+        "CREATE TABLE stages AS SELECT * REPLACE "
+        "(counts::JSON AS counts, metrics::JSON AS metrics, evidence::JSON AS evidence) FROM stages_arrow"
     )
     connection.execute("CREATE TABLE runs AS SELECT * FROM runs_arrow")
     connection.unregister("stages_arrow")
@@ -244,6 +246,7 @@ def _stage_row(item: _Placed) -> dict[str, Any]:
             "rows": sum(entry["rows"] for entry in manifest.outputs.values()),
             "counts": dumps(manifest.counts),
             "metrics": dumps(manifest.metrics),
+            "evidence": dumps(manifest.evidence),
         }
     return row
 

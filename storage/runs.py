@@ -3,6 +3,7 @@
     home/runs/<name>/run.json           name, pipeline, parent, options as the user typed them
                      plan.json          the frozen plan; its `config` is the resolved declaration
                      attempts/<n>.json  start, and end unless the process was killed
+                     journal.jsonl      digests of all of these and of what the run published (journal.py)
                      lock               held (flock) by the process that runs it; the kernel lets go when it dies
 
 Nothing here says how far a run is: `run_state` derives that from the plan and the published manifests.
@@ -13,7 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -31,8 +32,10 @@ from storage.attempts import (
     run_directory,
     start_attempt,
 )
+from storage.code_identity import code_identity
 from storage.durable import json_bytes, move_into_place, new_temporary, sync_directory, write_bytes
 from storage.errors import RunExists, RunNotFound
+from storage.journal import append, file_entry
 from storage.plans import Plan, StagePlan
 
 __all__ = [
@@ -58,7 +61,10 @@ State = Literal["new", "running", "completed", "failed", "interrupted", "crashed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What was asked for. options: file, profile, presets, sets, as typed. created_at: Unix seconds, UTC."""
+    """What was asked for. options: file, profile, presets, sets, as typed. created_at: Unix seconds, UTC.
+
+    code: what the program was that planned it (code_identity.py).
+    """
 
     name: str
     pipeline: str
@@ -66,6 +72,7 @@ class Run:
     created_at: float
     options: dict[str, Any]
     config: dict[str, Any]
+    code: dict[str, Any] = field(default_factory=dict)
 
 
 def create_run(
@@ -80,13 +87,20 @@ def create_run(
         name = f"{plan.pipeline}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{uuid.uuid4().hex[:4]}"
     final = run_directory(home, name)
     run = Run(
-        name=name, pipeline=plan.pipeline, parent=parent, created_at=now, options=dict(options), config=plan.config
+        name=name,
+        pipeline=plan.pipeline,
+        parent=parent,
+        created_at=now,
+        options=dict(options),
+        config=plan.config,
+        code=code_identity(),
     )
     temporary = new_temporary(Path(home), f"run-{name}")
     try:
         (temporary / "attempts").mkdir()
         write_bytes(temporary / "plan.json", json_bytes(plan.to_json()))
         write_bytes(temporary / "run.json", json_bytes(asdict(run)))
+        append(temporary, [file_entry(temporary, name) for name in ("plan.json", "run.json")])
         sync_directory(temporary)
         if not move_into_place(temporary, final):
             raise RunExists(

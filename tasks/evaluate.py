@@ -46,6 +46,7 @@ def evaluate_policy(context: StageContext, policy: list[Policy], problems: list[
         tables={"results": results},
         counts=counts | count_verdicts(list(verdicts.values())),
         metrics={**sampled.metrics, "accuracy": accuracy},
+        evidence=sampled.evidence,
     )
 
 

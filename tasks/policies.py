@@ -6,7 +6,7 @@ since then; each replayed update must give the digest that was published, or the
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,16 @@ from cgrpo_core.records import Policy, TrainingSample
 from storage.artifacts import Manifest, Store
 from storage.policies import complete, publish_directory
 from tasks.engines.lease import lease_sampler, lease_trainer
-from tasks.engines.protocol import Completion, PolicyRef, SampleRequest, SamplingSettings, Trainer, UpdateRequest
+from tasks.engines.protocol import (
+    Completion,
+    PolicyMismatch,
+    PolicyRef,
+    Sampler,
+    SampleRequest,
+    SamplingSettings,
+    Trainer,
+    UpdateRequest,
+)
 from tasks.models import resolve_model
 from tasks.stage import StageContext
 
@@ -27,10 +36,11 @@ class ReplayDiverged(UserError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """Completions in the order of their requests, and what sampling them took."""
+    """Completions in the order of their requests, what sampling them took, and which weights the sampler served."""
 
     completions: list[Completion]
     metrics: dict[str, float]
+    evidence: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +87,15 @@ def sample_with(
         "lease_seconds": leased - began,
         "sampling_seconds": time.monotonic() - leased,
     }
-    return Sampled(completions=completions, metrics=metrics)
+    return Sampled(completions=completions, metrics=metrics, evidence=_served(sampler, policy))
+
+
+def _served(sampler: Sampler, policy: Policy) -> dict[str, str]:
+    """Return what the sampler says it served, asked after it sampled. Raises PolicyMismatch if it is another policy."""
+    held = sampler.held()
+    if held is None or held != policy_ref(policy):
+        raise PolicyMismatch(f"the sampler holds {held} after it sampled, not {policy_ref(policy)}")
+    return {"served_policy_version": str(held.policy_version), "served_weights_sha256": held.weights_sha256}
 
 
 def trainer_with(context: StageContext, policy_key: str) -> Trainer:
@@ -161,10 +179,15 @@ def update_request(params: dict[str, dict[str, Any]], samples: Sequence[Training
     )
 
 
-def _replay(store: Store, trainer: Trainer, parent: Policy, child: Ancestor) -> None:
-    refs = [ref.split("/") for ref in child.manifest.inputs["samples"]]
+def stored_request(store: Store, update: Manifest) -> UpdateRequest:
+    """Return the request of a published update, from its stored samples and parameters."""
+    refs = [ref.split("/") for ref in update.inputs["samples"]]
     samples = [sample for key, output in refs for sample in store.read(key, output, TrainingSample)]
-    report = trainer.update(update_request(child.manifest.params, samples), policy_ref(parent))
+    return update_request(update.params, samples)
+
+
+def _replay(store: Store, trainer: Trainer, parent: Policy, child: Ancestor) -> None:
+    report = trainer.update(stored_request(store, child.manifest), policy_ref(parent))
     if report.policy != policy_ref(child.policy):
         raise ReplayDiverged(
             f"replaying the update to policy {child.policy.policy_version} gave the weights "

@@ -39,6 +39,7 @@ def sample_refinements(
         tables={"refinements": refinements},
         counts={"refinements": len(refinements), "too_long": too_long, "truncated": truncated},
         metrics=sampled.metrics,
+        evidence=sampled.evidence,
     )
 
 

@@ -51,4 +51,5 @@ def sample_responses(context: StageContext, prompts: list[Prompt], policy: list[
         tables={"responses": responses},
         counts={"responses": len(responses), "truncated": truncated},
         metrics=sampled.metrics,
+        evidence=sampled.evidence,
     )

@@ -26,12 +26,16 @@ Block = TypeVar("Block")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What a stage body returns: rows by output, counts of rows dropped or degraded, measurements, directories."""
+    """What a stage body returns: rows by output, counts of rows dropped or degraded, measurements, directories.
+
+    evidence: what it saw for itself, in words and digests, such as the weights that its sampler served.
+    """
 
     tables: Mapping[str, list[Any]]
     counts: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     directories: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,7 @@ def _publish(body: Body, context: StageContext) -> Manifest:
         started_at=started,
         ended_at=time.time(),
         directories=dict(result.directories),
+        evidence=dict(result.evidence),
     )
     return context.store.publish(draft, tables)
 

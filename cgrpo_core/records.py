@@ -10,6 +10,7 @@ from typing import Literal
 VerdictStatus = Literal["ok", "unparsable", "timeout", "error"]
 FinishReason = Literal["stop", "length"]
 Origin = Literal["response", "refinement"]
+Restart = Literal["none", "named", "unnamed"]
 CritiqueStatus = Literal["ok"]
 SelectionReason = Literal["correct", "random", "first_best"]
 UpdateStatus = Literal["ok", "no_gradient", "non_finite"]
@@ -99,7 +100,13 @@ class Critique:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refinement:
-    """A second attempt, sampled given question, response and critique (`prompt_token_ids` holds all three)."""
+    """A second attempt, sampled given question, response and critique (`prompt_token_ids` holds all three).
+
+    Of several responses of a group together (refine.mode aggregate; `responses_quoted` says how many), response_id and
+    critique_id are the first. Of a response that was restarted it goes on from the first `kept_tokens` tokens of that
+    response: they end `prompt_token_ids`, `token_ids` are what follows, `text` is both; `restart` says whether the
+    critique named the step.
+    """
 
     refinement_id: str
     response_id: str
@@ -114,6 +121,9 @@ class Refinement:
     finish_reason: FinishReason
     policy_version: int
     seed: int
+    responses_quoted: int = 1
+    kept_tokens: int = 0
+    restart: Restart = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

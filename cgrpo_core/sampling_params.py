@@ -57,18 +57,27 @@ class VerifyParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CritiqueParams:
-    """Which critique a wrong or right response gets."""
+    """Which critique a response gets, and which responses of a group that passes the gate get one: all, or wrong."""
 
     __pydantic_config__: ClassVar = FORBID
     kind: Literal["indicative", "indicative_gt"] = "indicative_gt"
+    responses: Literal["all", "wrong"] = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefineParams:
-    """Which groups are refined, and how refinements are sampled."""
+    """Which groups are refined, and how refinements are sampled.
+
+    gate low_reward: groups whose mean reward is below `gate_below`. mode: a refinement of each response, one of all
+    critiqued responses of a group together (golf.py), or each response restarted at the step that its critique names
+    (restarts.py); `unnamed_step`: where a response is restarted whose critique names none.
+    """
 
     __pydantic_config__: ClassVar = FORBID
-    gate: Literal["zero_correct", "all", "never"] = "zero_correct"
+    gate: Literal["zero_correct", "low_reward", "all", "never"] = "zero_correct"
+    gate_below: float = 0.125
+    mode: Literal["each", "aggregate", "restart"] = "each"
+    unnamed_step: Literal["start", "half", "skip"] = "start"
     per_response: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
@@ -78,7 +87,7 @@ class RefineParams:
     def __post_init__(self) -> None:
         at_least(self, 1, "per_response", "max_prompt_tokens", "max_response_tokens")
         at_least(self, 0, "temperature")
-        fraction(self, "top_p")
+        fraction(self, "top_p", "gate_below")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,12 +34,13 @@ def build_training_samples(
     advantages = group_advantages(rewards, group_ids, params)
     weights = row_weights([origin for _, origin in rows], group_ids, params)
     prompt_of = {prompt.prompt_id: prompt for prompt in prompts}
+    response_of = {response.response_id: response for response in responses}
     samples = [
         TrainingSample(
             sample_id=_row_id(row),
             group_id=row.group_id,
             origin=origin,
-            prompt_token_ids=prompt_of[row.group_id].token_ids,
+            prompt_token_ids=prompt_of[row.group_id].token_ids + _kept(row, response_of),
             token_ids=row.token_ids,
             sampling_logprobs=row.sampling_logprobs,
             reward=reward,
@@ -74,6 +75,11 @@ def _rows(
         rows += [(response, "response") for response in group if response.response_id in staying]
         rows += [(refinement, "refinement") for refinement in joining]
     return rows
+
+
+def _kept(row: Response | Refinement, response_of: dict[str, Response]) -> tuple[int, ...]:
+    """Return the tokens of its response that a restarted refinement goes on from: given, not trained."""
+    return response_of[row.response_id].token_ids[: row.kept_tokens] if isinstance(row, Refinement) else ()
 
 
 def _row_id(row: Response | Refinement) -> str:

@@ -21,8 +21,11 @@ def write_critiques(
     groups: dict[str, list[Verdict]] = {}
     for response in responses:
         groups.setdefault(response.group_id, []).append(verdict_of[response.response_id])
-    chosen = groups_to_refine(groups, context.block(RefineParams).gate)
+    refine = context.block(RefineParams)
+    chosen = groups_to_refine(groups, refine.gate, refine.gate_below)
     subjects = [response for response in responses if response.group_id in chosen]
+    if context.block(CritiqueParams).responses == "wrong":
+        subjects = [response for response in subjects if not verdict_of[response.response_id].correct]
     judged = [response for response in subjects if is_judged(verdict_of[response.response_id].status)]
     ground_truth = {problem.problem_id: problem.ground_truth for problem in problems}
     write = CRITIQUE_KINDS[kind]

@@ -1,15 +1,22 @@
-"""Second attempts: the policy answers again, given question, response and critique."""
+"""Second attempts: the policy answers again, given question, responses and critiques."""
 
-from cgrpo_core.ids import derive_seed, make_id
+from collections.abc import Callable, Mapping
+
 from cgrpo_core.params import RefineParams, RolloutParams
-from cgrpo_core.prompts import refinement_messages
 from cgrpo_core.records import Critique, Policy, Problem, Prompt, Refinement, Response
-from tasks.engines.protocol import Completion, SampleRequest, SamplingSettings
+from tasks.aggregate import all_responses
+from tasks.engines.protocol import Completion, SamplingSettings
 from tasks.policies import model_directory, sample_with
+from tasks.refine_requests import Attempt, Attempts, Material, each_response
+from tasks.restart import from_named_step
 from tasks.stage import Published, StageContext, stage
-from tasks.tokenizer import load_tokenizer, render
+from tasks.tokenizer import load_tokenizer
 
-Place = tuple[Critique, Response, int]
+MODES: Mapping[str, Callable[[Material], Attempts]] = {
+    "each": each_response,
+    "aggregate": all_responses,
+    "restart": from_named_step,
+}
 
 
 @stage
@@ -21,73 +28,64 @@ def sample_refinements(
     problems: list[Problem],
     policy: list[Policy],
 ) -> Published:
-    """Sample `per_response` refinements for each critique; a prompt that is too long is counted, not sampled."""
+    """Sample the refinements that `refine.mode` asks for; a prompt that is too long is counted, not sampled."""
     params = context.block(RefineParams)
-    requests, places, too_long = (
-        _requests(context, critiques, responses, prompts, problems) if critiques else ([], {}, 0)
-    )
+    planned = _plan(context, critiques, responses, prompts, problems) if critiques else Attempts()
     settings = SamplingSettings(
         temperature=params.temperature, top_p=params.top_p, max_tokens=params.max_response_tokens
     )
-    sampled = sample_with(context, policy[0], requests, settings)
+    sampled = sample_with(context, policy[0], [attempt.request for attempt in planned.attempts], settings)
     refinements = [
-        _refinement(request, completion, places[completion.request_id], policy[0])
-        for request, completion in zip(requests, sampled.completions, strict=True)
+        _refinement(attempt, completion, policy[0])
+        for attempt, completion in zip(planned.attempts, sampled.completions, strict=True)
     ]
     truncated = sum(refinement.finish_reason == "length" for refinement in refinements)
     return Published(
         tables={"refinements": refinements},
-        counts={"refinements": len(refinements), "too_long": too_long, "truncated": truncated},
+        counts={"refinements": len(refinements), "too_long": 0, "truncated": truncated, **planned.counts},
         metrics=sampled.metrics,
         evidence=sampled.evidence,
     )
 
 
-def _requests(
+def _plan(
     context: StageContext,
     critiques: list[Critique],
     responses: list[Response],
     prompts: list[Prompt],
     problems: list[Problem],
-) -> tuple[list[SampleRequest], dict[str, Place], int]:
-    params, template = context.block(RefineParams), context.block(RolloutParams).template
-    tokenizer = load_tokenizer(str(model_directory(context)))
-    response_of = {response.response_id: response for response in responses}
-    slot_of = {prompt.prompt_id: prompt.slot for prompt in prompts}
-    question_of = {problem.problem_id: problem.question for problem in problems}
-    requests, places, too_long = [], {}, 0
-    for critique in critiques:
-        response = response_of[critique.response_id]
-        messages = refinement_messages(question_of[response.problem_id], response.text, critique.text, template)
-        _, token_ids = render(tokenizer, messages)
-        if len(token_ids) > params.max_prompt_tokens:
-            too_long += 1
-            continue
-        for index in range(params.per_response):
-            refinement_id = make_id("f", context.key, critique.critique_id, index)
-            slot = slot_of[response.group_id]
-            seed = derive_seed(
-                context.seed, "refine", context.iteration, slot, response.problem_id, response.index, index
-            )
-            places[refinement_id] = (critique, response, index)
-            requests.append(SampleRequest(request_id=refinement_id, prompt_token_ids=tuple(token_ids), seed=seed))
-    return requests, places, too_long
+) -> Attempts:
+    params = context.block(RefineParams)
+    material = Material(
+        context=context,
+        params=params,
+        template=context.block(RolloutParams).template,
+        tokenizer=load_tokenizer(str(model_directory(context))),
+        critiques=critiques,
+        responses={response.response_id: response for response in responses},
+        prompts={prompt.prompt_id: prompt for prompt in prompts},
+        questions={problem.problem_id: problem.question for problem in problems},
+    )
+    return MODES[params.mode](material)
 
 
-def _refinement(request: SampleRequest, completion: Completion, place: Place, policy: Policy) -> Refinement:
-    critique, response, index = place
+def _refinement(attempt: Attempt, completion: Completion, policy: Policy) -> Refinement:
+    response = attempt.response
     return Refinement(
         refinement_id=completion.request_id,
         response_id=response.response_id,
-        critique_id=critique.critique_id,
+        critique_id=attempt.critique.critique_id,
         group_id=response.group_id,
         problem_id=response.problem_id,
-        index=index,
-        prompt_token_ids=request.prompt_token_ids,
-        text=completion.text,
+        index=attempt.index,
+        prompt_token_ids=attempt.request.prompt_token_ids,
+        text=attempt.kept_text + completion.text,
         token_ids=completion.token_ids,
         sampling_logprobs=completion.logprobs,
         finish_reason=completion.finish_reason,
         policy_version=policy.policy_version,
-        seed=request.seed,
+        seed=attempt.request.seed,
+        responses_quoted=attempt.responses_quoted,
+        kept_tokens=attempt.kept_tokens,
+        restart=attempt.restart,
     )

@@ -45,3 +45,9 @@ def test_a_group_without_any_verdict_is_not_refined_but_counted() -> None:
 
 def test_never_refines_nothing() -> None:
     assert groups_to_refine(VERDICTS, "never") == set()
+
+
+def test_a_group_of_low_reward_is_below_the_bound_and_judged_responses_decide() -> None:
+    assert groups_to_refine(VERDICTS, "low_reward", 0.5) == {"all_wrong", "unparsable", "partly_judged"}
+    assert "one_right" in groups_to_refine(VERDICTS, "low_reward", 0.51)
+    assert groups_to_refine(VERDICTS, "low_reward", 1e-9) == groups_to_refine(VERDICTS, "zero_correct")

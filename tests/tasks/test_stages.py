@@ -38,6 +38,19 @@ def test_the_gate_all_refines_every_response_and_never_none(tmp_path):
     assert critiques(tmp_path, rewards, "never").tables["critiques"] == []
 
 
+def test_right_responses_can_be_left_without_a_critique(tmp_path):
+    done = call(
+        CRITIQUE,
+        tmp_path,
+        CritiqueParams(responses="wrong"),
+        RefineParams(gate="all"),
+        responses=[response("a"), response("b")],
+        verdicts=[verdict("a", 1.0), verdict("b", 0.0)],
+        problems=[problem()],
+    )
+    assert [row.response_id for row in done.tables["critiques"]] == ["b"]
+
+
 def test_a_response_without_a_verdict_gets_no_critique_and_is_counted(tmp_path):
     done = critiques(tmp_path, {"g": {"a": None, "b": 0.0}})
     assert [row.response_id for row in done.tables["critiques"]] == ["b"]

@@ -1,6 +1,9 @@
 """The refinement term of Critique-GRPO (arXiv 2506.03106 v6, eq. of J_refi; gamma from Appendix F).
 
 l_t = -A f(p),   p = exp(logprobs) conditioned on the question alone,   f(p) = p / (p + gamma), or p unshaped.
+
+The term is LUFFY's (arXiv 2504.14945, eq. 7), who takes it on worked solutions of another model: there, as here, the
+policy did not sample the row from this prompt, and p stands for the ratio p / 1.
 """
 
 from dataclasses import dataclass
@@ -8,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cgrpo_core.params import ShapingParams
+from cgrpo_core.learning_params import ShapingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RefinementLosses:
+class ShapedLosses:
     """Token losses and f(p), both [B, T] and 0 where not active; f(p) without gradient."""
 
     losses: Tensor
@@ -29,9 +32,7 @@ def shaped_probability(logprobs: Tensor, params: ShapingParams) -> Tensor:
     return torch.sigmoid(logprobs - torch.log(torch.as_tensor(params.gamma, dtype=logprobs.dtype)))
 
 
-def refinement_token_losses(
-    logprobs: Tensor, advantages: Tensor, active: Tensor, params: ShapingParams
-) -> RefinementLosses:
+def shaped_token_losses(logprobs: Tensor, advantages: Tensor, active: Tensor, params: ShapingParams) -> ShapedLosses:
     """Return l_t on active tokens, 0 elsewhere. logprobs, active [B, T]; advantages [B].
 
     A refinement was sampled given question, response and critique; no old log-prob under the question alone belongs to
@@ -42,4 +43,4 @@ def refinement_token_losses(
     advantage = advantages[:, None]
     shaped = shaped_probability(torch.where(active, logprobs, 0.0), params)
     losses = torch.where(active & (advantage != 0), -advantage * shaped, 0.0)
-    return RefinementLosses(losses=losses, shaped_probs=torch.where(active, shaped, 0.0).detach())
+    return ShapedLosses(losses=losses, shaped_probs=torch.where(active, shaped, 0.0).detach())

@@ -22,21 +22,37 @@ class SelectParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvantageParams:
-    """Baseline and row weights. `per_origin_mean` is the paper's 1/n and 1/k, `one_sum` the release's 1/(n+k)."""
+    """Baseline and row weights (advantages.py).
+
+    baseline: `group_mean`, or `leave_one_out`, the mean of the other rows (RLOO). weights: `per_origin_mean` is the
+    paper's 1/n and 1/k, `one_sum` the release's 1/(n+k), `equal` 1 for every row, where the loss divides by rows or
+    tokens itself. overlong_buffer_tokens: how many tokens before the limit the penalty for length begins (DAPO); null:
+    no penalty. equal_rewards: whether groups whose rewards are all equal stay in the batch, without gradient, or are
+    dropped from it and counted.
+    """
 
     __pydantic_config__: ClassVar = FORBID
-    baseline: Literal["group_mean"] = "group_mean"
+    baseline: Literal["group_mean", "leave_one_out"] = "group_mean"
     divide_by_std: bool = False
     epsilon: float = 1e-6
-    weights: Literal["per_origin_mean", "one_sum"] = "per_origin_mean"
+    weights: Literal["per_origin_mean", "one_sum", "equal"] = "per_origin_mean"
+    equal_rewards: Literal["keep", "drop"] = "keep"
+    overlong_buffer_tokens: int | None = None
+    overlong_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "epsilon")
+        at_least(self, 0, "epsilon", "overlong_penalty")
+        at_least(self, 1, "overlong_buffer_tokens")
+        if self.baseline == "leave_one_out" and self.divide_by_std:
+            raise ValueError(
+                "divide_by_std must be false with leave_one_out: each row has a group of its own there, that of the "
+                "others, and another deviation"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapingParams:
-    """f(p) on refinement tokens: p / (p + gamma), or p itself."""
+    """f(p) on refinement and solution tokens: p / (p + gamma), or p itself."""
 
     __pydantic_config__: ClassVar = FORBID
     kind: Literal["p_over_p_plus_gamma", "none"] = "p_over_p_plus_gamma"
@@ -47,24 +63,65 @@ class ShapingParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MismatchParams:
+    """Correction for a sampler whose log-probs are not the trainer's: none, or weights of at most `cap`."""
+
+    __pydantic_config__: ClassVar = FORBID
+    kind: Literal["none", "truncated"] = "none"
+    cap: float = 2.0
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "cap")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LossParams:
-    """The objective. A `clip_low` and `clip_high` of None switch the clip off."""
+    """The objective (losses.py).
+
+    kind: `critique_grpo` shapes the rows that the policy did not sample from the question; `grpo` takes the ratio on
+    every row. ratio: of each `token`, of the whole `sequence` (GSPO), the detached weight of `cispo`, or `none`
+    (REINFORCE). A `clip_low` and `clip_high` of None switch the clip off. entropy_aggregate: the bonus is part of each
+    token's loss, or the step's mean entropy of a token. scaling: by prompts, or as in the authors' release, for
+    comparisons with it.
+    """
 
     __pydantic_config__: ClassVar = FORBID
     kind: Literal["critique_grpo", "grpo"] = "critique_grpo"
+    ratio: Literal["token", "sequence", "cispo", "none"] = "token"
     clip_low: float | None = 0.2
     clip_high: float | None = 0.2
     shaping: ShapingParams = field(default_factory=ShapingParams)
-    aggregate: Literal["token_sum_over_constant", "sequence_mean"] = "token_sum_over_constant"
+    mismatch: MismatchParams = field(default_factory=MismatchParams)
+    aggregate: Literal["token_sum_over_constant", "sequence_mean", "token_mean"] = "token_sum_over_constant"
     kl_coef: float = 0.0
     entropy_coef: float = 0.0
+    entropy_aggregate: Literal["as_loss", "token_mean"] = "as_loss"
+    scaling: Literal["prompts", "release"] = "prompts"
 
     def __post_init__(self) -> None:
         at_least(self, 0, "clip_low", "clip_high", "kl_coef", "entropy_coef")
-        if (self.clip_low is None) != (self.clip_high is None):
-            raise ValueError("clip_low and clip_high are set together, or both null")
+        self._check_clip()
+        if self.ratio == "sequence" and self.aggregate != "sequence_mean":
+            raise ValueError(
+                f"ratio sequence goes with aggregate sequence_mean, not {self.aggregate}: a completion has one ratio, "
+                "and a sum over tokens would count it once for each of them"
+            )
+        if self.scaling == "release" and self.aggregate != "token_sum_over_constant":
+            raise ValueError("scaling release goes with aggregate token_sum_over_constant: the release has no other")
+        if self.scaling == "release" and self.entropy_coef and self.entropy_aggregate != "token_mean":
+            raise ValueError("scaling release goes with entropy_aggregate token_mean: the release has no other")
         if self.kl_coef:
             raise ValueError("kl_coef must be 0: no pipeline has a reference policy (the paper removed the KL term)")
+
+    def _check_clip(self) -> None:
+        edges = (self.clip_low, self.clip_high)
+        if self.ratio == "none" and edges != (None, None):
+            raise ValueError("clip_low and clip_high must be null with ratio none: there is no ratio to clip")
+        if self.ratio == "cispo":
+            if self.clip_high is None:
+                raise ValueError("clip_high must be a number with ratio cispo: it is what bounds the detached weight")
+        elif (self.clip_low is None) != (self.clip_high is None):
+            raise ValueError("clip_low and clip_high are set together, or both null")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

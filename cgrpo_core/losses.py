@@ -1,130 +1,133 @@
-"""The objective of an update, as a plain sum over rows, so that any split into micro-batches adds up to the whole.
+"""The objective of an update: ratio rule x clip x shaping x mismatch correction x aggregation, one choice of each.
 
-A row is one completion. Its loss is weight * sum_t mask_t * l_t / denominator, where l_t comes from the family that
-`LossParams.kind` names: grpo.py (clipped ratio) or critique_grpo.py (clipped ratio and shaped refinements).
-Denominators are arguments: nothing here divides by the size of what it happens to be given.
+A row is one completion. Its token losses come from the ratio rule that `LossParams.ratio` names (grpo.py, gspo.py,
+cispo.py, reinforce.py), or, for rows that the policy did not sample from this prompt, from the shaping of
+critique_grpo.py; aggregation.py adds them up. Denominators are arguments: nothing here divides by the size of what it
+happens to be given, so that any split into micro-batches adds up to the whole.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cgrpo_core.critique_grpo import RefinementLosses, refinement_token_losses
-from cgrpo_core.grpo import RatioLosses, ratio_token_losses
-from cgrpo_core.params import LossParams
+from cgrpo_core.aggregation import Denominators, entropy_bonus, weighted_sum
+from cgrpo_core.cispo import detached_ratio_losses
+from cgrpo_core.critique_grpo import shaped_token_losses
+from cgrpo_core.grpo import token_ratio_losses
+from cgrpo_core.gspo import sequence_ratio_losses
+from cgrpo_core.kl import kl_penalty
+from cgrpo_core.learning_params import LossParams
+from cgrpo_core.loss_rows import LossRows, RatioLosses, at_valid
+from cgrpo_core.mismatch import mismatch_weights
+from cgrpo_core.reinforce import reinforce_losses
 
 SUM_NAMES = (
     "loss",
     "entropy_sum",
     "response_tokens",
-    "refinement_tokens",
+    "off_policy_tokens",
     "clip_low_count",
     "clip_high_count",
     "shaping_sum",
-    "refinement_prob_sum",
+    "off_policy_prob_sum",
+    "mismatch_sum",
+    "mismatch_capped_count",
+    "kl_sum",
 )
+
+RATIO_RULES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, LossParams], RatioLosses]] = {
+    "token": token_ratio_losses,
+    "sequence": sequence_ratio_losses,
+    "cispo": detached_ratio_losses,
+    "none": reinforce_losses,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossTerms:
     """The loss of one micro-batch (scalar, with gradient) and sums for the metrics.
 
-    Every sum is additive over micro-batches and ranks: entropy_sum over all trained tokens (0 when no entropy was
-    given), clip counts over response tokens, shaping_sum (of f(p); 0 under grpo, which shapes nothing) and
-    refinement_prob_sum (of p) over refinement tokens.
+    Every sum is additive over micro-batches and ranks. entropy_sum is over all trained tokens (0 when no entropy was
+    given); clip counts, mismatch_sum (of weights), mismatch_capped_count and kl_sum (0 without the term that they
+    belong to) over response tokens; shaping_sum (of f(p); 0 where nothing is shaped) and off_policy_prob_sum (of p)
+    over tokens of refinements and solutions.
     """
 
     loss: Tensor
     sums: dict[str, float]
 
 
-def loss_denominator(params: LossParams, *, prompts: int, max_response_tokens: int) -> float:
-    """Return the denominator that turns the sum over rows into a mean over the prompts of an optimizer step.
+def policy_loss(rows: LossRows, params: LossParams, divide_by: Denominators) -> LossTerms:
+    """Return the loss of a micro-batch: its rows' weighted token losses, over the denominators of the whole step.
 
-    prompts: groups in the whole mini-batch, over all ranks, those without gradient included. token_sum_over_constant
-    divides by T = max_response_tokens besides (paper and Dr. GRPO: a constant, so that no row's weight depends on its
-    length); sequence_mean divides each row by its own length inside `policy_loss` instead (GRPO's 1/|y|).
+    A token's loss is that of its rule, times its mismatch weight, plus kl_coef * KL on responses, less
+    entropy_coef * H where the bonus is aggregated as the loss is. Raises ValueError for a denominator that is not
+    positive, and for a term whose log-probs or entropy were not given.
     """
-    if prompts < 1 or max_response_tokens < 1:
-        raise ValueError(f"a mini-batch of {prompts} prompts with {max_response_tokens} response tokens is empty")
-    return float(prompts * max_response_tokens if params.aggregate == "token_sum_over_constant" else prompts)
+    _validate_call(rows, params, divide_by)
+    valid = rows.mask.bool()
+    off_policy = rows.off_policy.bool()
+    on_tokens, off_tokens = valid & ~off_policy[:, None], valid & off_policy[:, None]
+    shaped = off_tokens if params.kind == "critique_grpo" else torch.zeros_like(valid)
+    new, old = at_valid(rows.logprobs, valid), at_valid(rows.old_logprobs, valid)
+    advantage = rows.advantages.to(new)
 
-
-def policy_loss(
-    *,
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    entropy: Tensor | None,
-    advantages: Tensor,
-    weights: Tensor,
-    is_refinement: Tensor,
-    mask: Tensor,
-    params: LossParams,
-    denominator: float,
-) -> LossTerms:
-    """Return the loss of a micro-batch: sum of its rows' weight * sum_t mask (l_t - entropy_coef H_t) / denominator.
-
-    logprobs, old_logprobs, mask [B, T]; entropy [B, T] or None; advantages, weights, is_refinement [B]. What stands at
-    masked positions, and in `old_logprobs` of shaped rows, has no influence, NaN included. Under `sequence_mean` each
-    row is divided by its own number of tokens too. There is no KL term: `LossParams` refuses a kl_coef. Raises
-    ValueError for a denominator that is not positive, and for an entropy_coef without entropy.
-    """
-    _validate_call(entropy, params, denominator)
-    valid = mask.bool()
-    refinement = is_refinement.bool()
-    shaped = refinement if params.kind == "critique_grpo" else torch.zeros_like(refinement)
-    new = _at_valid(logprobs, valid)
-    advantage = advantages.to(new)
-
-    ratio = ratio_token_losses(new, _at_valid(old_logprobs, valid), advantage, valid & ~shaped[:, None], params)
-    shape = refinement_token_losses(new, advantage, valid & shaped[:, None], params.shaping)
-    token_losses = ratio.losses + shape.losses
-    entropies = None if entropy is None else _at_valid(entropy, valid)
+    ratio = RATIO_RULES[params.ratio](new, old, advantage, valid & ~shaped, params)
+    token_losses, extra = _corrected(ratio.losses, new, old, on_tokens, rows, params)
+    shape = shaped_token_losses(new, advantage, shaped, params.shaping)
+    token_losses = token_losses + shape.losses
+    entropies = None if rows.entropy is None else at_valid(rows.entropy, valid)
+    bonus: Tensor | None = None
     if entropies is not None and params.entropy_coef != 0:
-        token_losses = token_losses - params.entropy_coef * entropies
+        if params.entropy_aggregate == "as_loss":
+            token_losses = token_losses - params.entropy_coef * entropies
+        else:
+            bonus = params.entropy_coef * entropy_bonus(entropies, valid, params, divide_by.entropy)
 
-    rows = torch.where(valid, token_losses, 0.0).sum(dim=1)
-    if params.aggregate == "sequence_mean":
-        rows = rows / valid.sum(dim=1).clamp(min=1)
-    loss = (weights.to(rows) * rows).sum() / denominator
-    sums = _sums(loss, entropies, new, valid, refinement, ratio, shape)
-    return LossTerms(loss=loss, sums=sums)
-
-
-def _sums(
-    loss: Tensor,
-    entropies: Tensor | None,
-    logprobs: Tensor,
-    valid: Tensor,
-    refinement: Tensor,
-    ratio: RatioLosses,
-    shape: RefinementLosses,
-) -> dict[str, float]:
-    on_responses = valid & ~refinement[:, None]
-    on_refinements = valid & refinement[:, None]
-    values = (
-        loss,
-        loss.new_zeros(()) if entropies is None else entropies.sum(),
-        on_responses.sum(),
-        on_refinements.sum(),
-        (ratio.clipped_low & on_responses).sum(),
-        (ratio.clipped_high & on_responses).sum(),
-        shape.shaped_probs.sum(),
-        torch.where(on_refinements, logprobs, -torch.inf).exp().sum(),
-    )
-    return {name: float(value.detach()) for name, value in zip(SUM_NAMES, values, strict=True)}
+    loss = weighted_sum(token_losses, rows.weights, valid, params) / divide_by.losses
+    loss = loss if bonus is None else loss - bonus
+    sums = {
+        "loss": loss,
+        "entropy_sum": loss.new_zeros(()) if entropies is None else entropies.sum(),
+        "response_tokens": on_tokens.sum(),
+        "off_policy_tokens": off_tokens.sum(),
+        "clip_low_count": (ratio.clipped_low & on_tokens).sum(),
+        "clip_high_count": (ratio.clipped_high & on_tokens).sum(),
+        "shaping_sum": shape.shaped_probs.sum(),
+        "off_policy_prob_sum": torch.where(off_tokens, new, -torch.inf).exp().sum(),
+        **extra,
+    }
+    return LossTerms(loss=loss, sums={name: float(sums[name].detach()) for name in SUM_NAMES})
 
 
-def _validate_call(entropy: Tensor | None, params: LossParams, denominator: float) -> None:
-    if not 0 < denominator < math.inf:
-        raise ValueError(f"the denominator of the loss is {denominator}; it must be a finite number above 0")
-    if entropy is None and params.entropy_coef != 0:
+def _corrected(
+    losses: Tensor, new: Tensor, old: Tensor, on_tokens: Tensor, rows: LossRows, params: LossParams
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return token losses [B, T] with mismatch weights and KL penalty on response tokens, and the sums of both."""
+    zero = losses.new_zeros(())
+    extra = {"mismatch_sum": zero, "mismatch_capped_count": zero, "kl_sum": zero}
+    if params.mismatch.kind == "truncated" and rows.sampling_logprobs is not None:
+        weights, capped = mismatch_weights(old, at_valid(rows.sampling_logprobs, on_tokens), on_tokens, params.mismatch)
+        losses = losses * weights
+        extra |= {"mismatch_sum": weights[on_tokens].sum(), "mismatch_capped_count": capped.sum()}
+    if params.kl_coef != 0 and rows.ref_logprobs is not None:
+        # The estimator expects tokens sampled from the policy: those of responses.
+        kl = kl_penalty(torch.where(on_tokens, new, 0.0), at_valid(rows.ref_logprobs, on_tokens), "low_var_kl")
+        losses = losses + params.kl_coef * kl
+        extra |= {"kl_sum": kl.sum()}
+    return losses, extra
+
+
+def _validate_call(rows: LossRows, params: LossParams, divide_by: Denominators) -> None:
+    for denominator in (divide_by.losses, divide_by.entropy):
+        if not 0 < denominator < math.inf:
+            raise ValueError(f"a denominator of the loss is {denominator}; it must be a finite number above 0")
+    if rows.entropy is None and params.entropy_coef != 0:
         raise ValueError("loss.entropy_coef is not 0, but no entropy was computed")
-
-
-def _at_valid(values: Tensor, valid: Tensor) -> Tensor:
-    """Return `values` [B, T] with 0 where not valid, in float32 at least: bfloat16 cannot tell a ratio 1.003 from 1."""
-    wide = values if values.dtype == torch.float64 else values.float()
-    return torch.where(valid, wide, 0.0)
+    if rows.sampling_logprobs is None and params.mismatch.kind != "none":
+        raise ValueError("loss.mismatch is truncated, but no sampling_logprobs were given")
+    if rows.ref_logprobs is None and params.kl_coef != 0:
+        raise ValueError("loss.kl_coef is not 0, but there are no log-probs of a reference policy")

@@ -3,7 +3,7 @@
 Plain dataclasses, so that the science depends on no validation library; flows/spec.py validates them with pydantic.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
 
 from cgrpo_core.learning_params import (
@@ -11,6 +11,7 @@ from cgrpo_core.learning_params import (
     CheckpointParams,
     LimitParams,
     LossParams,
+    MismatchParams,
     OptimizerParams,
     SelectParams,
     ShapingParams,
@@ -33,6 +34,7 @@ __all__ = [
     "EvaluateParams",
     "LimitParams",
     "LossParams",
+    "MismatchParams",
     "OptimizerParams",
     "Params",
     "RefineParams",
@@ -64,15 +66,40 @@ class Params:
     evaluate: EvaluateParams = field(default_factory=EvaluateParams)
     limits: LimitParams = field(default_factory=LimitParams)
 
+    def __post_init__(self) -> None:
+        """Refuse what no single block can see: combinations of blocks that mean nothing."""
+        adds_up = self.loss.aggregate == "token_mean" or self.loss.scaling == "release"
+        if self.advantage.weights == "equal" and not adds_up:
+            raise ValueError(
+                "advantage.weights equal goes with loss.aggregate token_mean or loss.scaling release: elsewhere the "
+                "loss is a mean over groups, and would grow with the rows of a group"
+            )
+        if self.loss.scaling == "release" and self.advantage.weights != "equal":
+            raise ValueError("loss.scaling release goes with advantage.weights equal: it divides by rows itself")
+        if self.loss.mismatch.kind != "none" and self.rollout.top_p < 1:
+            raise ValueError(
+                "loss.mismatch goes with rollout.top_p 1: below it the sampler's log-probs are of a cut distribution, "
+                "and differ from the trainer's for that reason"
+            )
+        buffer = self.advantage.overlong_buffer_tokens
+        if buffer is not None and buffer > self.rollout.max_response_tokens:
+            raise ValueError(
+                f"advantage.overlong_buffer_tokens is {buffer}, more than the {self.rollout.max_response_tokens} "
+                "tokens of rollout.max_response_tokens: the penalty would begin before the first token"
+            )
+
 
 BLOCKS: dict[str, type] = {name: item.default_factory for name, item in Params.__dataclass_fields__.items()}  # type: ignore[misc]
 
 
 def build_block(name: str, values: dict[str, Any]) -> Any:
-    """Return the block called `name` from plain values, as a plan stores them. Raises KeyError or TypeError."""
-    if name == "loss":
-        values = {**values, "shaping": ShapingParams(**values["shaping"])}
-    return BLOCKS[name](**values)
+    """Return the block called `name` from plain values, as a plan stores them. Raises KeyError or TypeError.
+
+    A field that is absent, because the plan is older than it, has its default.
+    """
+    inner = {item.name: item.default_factory for item in fields(BLOCKS[name]) if is_dataclass(item.default_factory)}
+    nested = {key: inner[key](**value) for key, value in values.items() if key in inner}  # type: ignore[operator]
+    return BLOCKS[name](**{**values, **nested})
 
 
 def key_values(name: str, values: dict[str, Any]) -> dict[str, Any]:

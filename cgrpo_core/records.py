@@ -9,7 +9,7 @@ from typing import Literal
 
 VerdictStatus = Literal["ok", "unparsable", "timeout", "error"]
 FinishReason = Literal["stop", "length"]
-Origin = Literal["response", "refinement"]
+Origin = Literal["response", "refinement", "solution"]
 Restart = Literal["none", "named", "unnamed"]
 CritiqueStatus = Literal["ok"]
 SelectionReason = Literal["correct", "random", "first_best"]
@@ -140,18 +140,22 @@ class TrainingSample:
     """One row of the training batch: a completion as a continuation of `prompt_token_ids`.
 
     For a refinement the prompt is the original question alone (paper step 7), so its `sampling_logprobs`, which were
-    conditioned on the refinement prompt, are kept for the record and never enter a ratio.
+    conditioned on the refinement prompt, are kept for the record and never enter a ratio; that prompt is
+    `context_token_ids`, empty where the row was sampled from `prompt_token_ids` or, as a solution, by no engine. A
+    solution has no sampling_logprobs. The advantage is of reward + penalty.
     """
 
-    sample_id: str  # the response_id or refinement_id
+    sample_id: str  # the response_id, refinement_id or solution_id
     group_id: str
     origin: Origin
     prompt_token_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
     sampling_logprobs: tuple[float, ...]
-    reward: float
+    reward: float  # the verifier's, whatever is learnt from it
     advantage: float
-    weight: float  # factor of this row's token sum in the loss, before the constant denominator; sums to 1 a group or 2
+    weight: float  # factor of this row's token losses; adds up to 1 over the rows of each origin, or of the group
+    context_token_ids: tuple[int, ...] = ()
+    penalty: float = 0.0  # for length (DAPO), 0 or below; added to the reward before the baseline is taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,8 +182,11 @@ class UpdateMetrics:
     entropy: float | None
     clip_fraction_low: float | None
     clip_fraction_high: float | None
-    shaping_mean: float | None  # mean p/(p+gamma) over refinement tokens
-    refinement_prob_mean: float | None  # mean p over refinement tokens, conditioned on the question alone
+    shaping_mean: float | None  # mean f(p) over shaped tokens
+    off_policy_prob_mean: float | None  # mean p over refinement and solution tokens, given the question alone
+    mismatch_weight_mean: float | None  # over response tokens; None without a correction
+    mismatch_capped_fraction: float | None
+    kl_to_reference: float | None  # mean estimate over response tokens; None without a KL term
     kl_to_sampler: float | None  # mean (sampling - trainer) log-prob over response tokens
     logprob_gap_mean: float | None  # mean |sampling - trainer| log-prob over response tokens
     logprob_gap_max: float | None
@@ -188,6 +195,7 @@ class UpdateMetrics:
     samples_skipped: int
     response_tokens: int
     refinement_tokens: int
+    solution_tokens: int
     non_finite_steps: int
     seconds: float
 

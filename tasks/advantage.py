@@ -46,6 +46,7 @@ def build_training_samples(
             reward=reward,
             advantage=advantage,
             weight=weight,
+            context_token_ids=row.prompt_token_ids if isinstance(row, Refinement) else (),
         )
         for (row, origin), reward, advantage, weight in zip(rows, rewards, advantages, weights, strict=True)
     ]

@@ -1,5 +1,6 @@
 """Policies: the first one, the update by DeepSpeed, and the checkpoint."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,9 @@ def _drop_checkpoints_before(context: StageContext, key: str, keep: int) -> int:
 
 def _metrics(report: UpdateReport, samples: list[TrainingSample]) -> UpdateMetrics:
     trained = report.samples_trained
+    tokens: Counter[str] = Counter()
+    for sample in samples:
+        tokens[sample.origin] += len(sample.token_ids)
     return UpdateMetrics(
         policy_version=report.policy.policy_version,
         optimizer_step=report.optimizer_step,
@@ -104,15 +108,19 @@ def _metrics(report: UpdateReport, samples: list[TrainingSample]) -> UpdateMetri
         clip_fraction_low=report.clip_fraction_low,
         clip_fraction_high=report.clip_fraction_high,
         shaping_mean=report.shaping_mean,
-        refinement_prob_mean=report.refinement_prob_mean,
+        off_policy_prob_mean=report.off_policy_prob_mean,
+        mismatch_weight_mean=report.mismatch_weight_mean,
+        mismatch_capped_fraction=report.mismatch_capped_fraction,
+        kl_to_reference=report.kl_to_reference,
         kl_to_sampler=report.kl_to_sampler,
         logprob_gap_mean=report.logprob_gap_mean,
         logprob_gap_max=report.logprob_gap_max,
         samples=len(samples),
         samples_trained=trained,
         samples_skipped=len(samples) - trained,
-        response_tokens=sum(len(sample.token_ids) for sample in samples if sample.origin == "response"),
-        refinement_tokens=sum(len(sample.token_ids) for sample in samples if sample.origin == "refinement"),
+        response_tokens=tokens["response"],
+        refinement_tokens=tokens["refinement"],
+        solution_tokens=tokens["solution"],
         non_finite_steps=report.non_finite_steps,
         seconds=report.seconds,
     )

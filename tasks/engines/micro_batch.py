@@ -30,7 +30,7 @@ class MicroBatch:
     sampling_logprobs: Tensor  # [B, T] float32
     advantages: Tensor  # [B] float32
     weights: Tensor  # [B] float32
-    is_refinement: Tensor  # [B] bool
+    off_policy: Tensor  # [B] bool: refinements and solutions
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
         """Return what PolicyModule.forward takes."""
@@ -63,7 +63,8 @@ def build_micro_batch(packs: Sequence[Pack], device: torch.device) -> MicroBatch
     """Return the tensors of `packs`; of none: one row of two tokens that is masked and weighs nothing.
 
     A rank without rows left must still run forward and backward, because the others wait for it in collectives.
-    Raises ValueError for a sample without prompt or completion tokens, or with other than one log-prob a token.
+    Raises ValueError for a sample without prompt or completion tokens, or with other than one log-prob a token that was
+    sampled.
     """
     real = bool(packs)
     packs = packs or [(_dummy(),)]
@@ -86,7 +87,7 @@ def build_micro_batch(packs: Sequence[Pack], device: torch.device) -> MicroBatch
         sampling_logprobs=_padded([s.sampling_logprobs for s in samples], length, torch.float32).to(device),
         advantages=torch.tensor([s.advantage for s in samples], dtype=torch.float32, device=device),
         weights=torch.tensor([s.weight for s in samples], dtype=torch.float32, device=device),
-        is_refinement=torch.tensor([s.origin == "refinement" for s in samples], device=device),
+        off_policy=torch.tensor([s.origin != "response" for s in samples], device=device),
     )
 
 
@@ -133,8 +134,9 @@ def _padded(rows: Sequence[Sequence[float]], length: int, dtype: torch.dtype) ->
 def _validate(sample: TrainingSample) -> None:
     if not sample.prompt_token_ids or not sample.token_ids:
         raise ValueError(f"sample {sample.sample_id} has no prompt tokens or no completion tokens")
-    if len(sample.sampling_logprobs) != len(sample.token_ids):
-        raise ValueError(f"sample {sample.sample_id} has not one sampling log-prob a token")
+    sampled = len(sample.token_ids) if sample.origin != "solution" else 0
+    if len(sample.sampling_logprobs) != sampled:
+        raise ValueError(f"sample {sample.sample_id} has not one sampling log-prob for each token that was sampled")
 
 
 def _dummy() -> TrainingSample:

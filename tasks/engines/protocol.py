@@ -119,7 +119,10 @@ class UpdateReport:
     clip_fraction_low: float | None
     clip_fraction_high: float | None
     shaping_mean: float | None
-    refinement_prob_mean: float | None
+    off_policy_prob_mean: float | None
+    mismatch_weight_mean: float | None
+    mismatch_capped_fraction: float | None
+    kl_to_reference: float | None
     kl_to_sampler: float | None
     logprob_gap_mean: float | None
     logprob_gap_max: float | None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cgrpo_core.params import LossParams
 from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch, PolicyRef, UpdateReport, UpdateRequest
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class TrainerRank:
         self._optimizer_step += steps
         self._learning_rate = request.optimizer.lr
         trained = sum(is_trained(sample, request.loss) for sample in request.samples)
-        return self._report(result, trained, time.perf_counter() - started)
+        return self._report(result, request.loss, trained, time.perf_counter() - started)
 
     def export_weights(self, directory: str, expect: PolicyRef) -> None:
         """Write the weights in Hugging Face format (collective; rank 0 writes)."""
@@ -222,9 +223,11 @@ class TrainerRank:
         torch.distributed.broadcast_object_list(digest, src=0)
         return digest[0]
 
-    def _report(self, result: "UpdateSums", samples_trained: int, seconds: float) -> UpdateReport:
+    def _report(self, result: "UpdateSums", loss: LossParams, samples_trained: int, seconds: float) -> UpdateReport:
         assert self._held is not None
         sums, gap, steps = result.sums, result.gap, len(result.grad_norms)
+        responses, others = sums["response_tokens"], sums["off_policy_tokens"]
+        corrected = loss.mismatch.kind != "none"
 
         def mean(total: float, count: float) -> float | None:
             return total / count if count else None
@@ -237,11 +240,14 @@ class TrainerRank:
             loss=mean(sum(result.losses), steps) or 0.0,
             grad_norm=mean(sum(result.grad_norms), steps),
             learning_rate=self._learning_rate,
-            entropy=mean(sums["entropy_sum"], sums["response_tokens"] + sums["refinement_tokens"]),
-            clip_fraction_low=mean(sums["clip_low_count"], sums["response_tokens"]),
-            clip_fraction_high=mean(sums["clip_high_count"], sums["response_tokens"]),
-            shaping_mean=mean(sums["shaping_sum"], sums["refinement_tokens"]),
-            refinement_prob_mean=mean(sums["refinement_prob_sum"], sums["refinement_tokens"]),
+            entropy=mean(sums["entropy_sum"], responses + others),
+            clip_fraction_low=mean(sums["clip_low_count"], responses),
+            clip_fraction_high=mean(sums["clip_high_count"], responses),
+            shaping_mean=mean(sums["shaping_sum"], others),
+            off_policy_prob_mean=mean(sums["off_policy_prob_sum"], others),
+            mismatch_weight_mean=mean(sums["mismatch_sum"], responses if corrected else 0),
+            mismatch_capped_fraction=mean(sums["mismatch_capped_count"], responses if corrected else 0),
+            kl_to_reference=mean(sums["kl_sum"], responses if loss.kl_coef else 0),
             kl_to_sampler=mean(gap.signed, gap.tokens),
             logprob_gap_mean=mean(gap.absolute, gap.tokens),
             logprob_gap_max=gap.largest if gap.tokens else None,

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from cgrpo_core.aggregation import StepSize, denominators, step_size
 from cgrpo_core.batching import assign_to_ranks, split_micro_batches, split_mini_batches
-from cgrpo_core.losses import SUM_NAMES, loss_denominator, policy_loss
+from cgrpo_core.loss_rows import LossRows
+from cgrpo_core.losses import SUM_NAMES, policy_loss
 from cgrpo_core.params import LossParams
 from cgrpo_core.records import TrainingSample
 from tasks.engines.micro_batch import MicroBatch, Pack, build_micro_batch, pack_by_prompt, pack_length
@@ -32,9 +34,9 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MiniBatch:
-    """One optimizer step: this rank's micro-batches (an empty one is a dummy), of a mini-batch of `prompts` groups."""
+    """One optimizer step: this rank's micro-batches (an empty one is a dummy), and the size of the whole step."""
 
-    prompts: int
+    size: StepSize
     micro_batches: tuple[tuple[Pack, ...], ...]
 
 
@@ -49,8 +51,9 @@ class LogprobGap:
     largest: float = 0.0
 
     def add(self, batch: MicroBatch, logprobs: Tensor) -> None:
-        """Count the response tokens of a micro-batch, logprobs [B, T]. Refinements had another prompt: not compared."""
-        of_responses = batch.mask & ~batch.is_refinement[:, None]
+        """Count the response tokens of a micro-batch, logprobs [B, T]. Others were not sampled
+        from this prompt, and are not compared."""
+        of_responses = batch.mask & ~batch.off_policy[:, None]
         gap = (batch.sampling_logprobs - logprobs.detach().float())[of_responses].double()
         if gap.numel():
             self.signed += float(gap.sum())
@@ -96,22 +99,28 @@ class UpdateSums:
 
 def is_trained(sample: TrainingSample, loss: LossParams) -> bool:
     """Return whether a row can contribute a gradient: an advantage of 0 only matters to an entropy or KL term."""
-    return sample.advantage != 0.0 or loss.entropy_coef != 0.0 or loss.kl_coef != 0.0
+    penalised = loss.kl_coef != 0.0 and sample.origin == "response"
+    return sample.advantage != 0.0 or loss.entropy_coef != 0.0 or penalised
 
 
 def plan_mini_batches(request: UpdateRequest, split: Split) -> list[MiniBatch]:
     """Return the mini-batches that have a trained row, with the micro-batches of one rank.
 
-    Groups without a trained row still count as prompts of their mini-batch: the loss is a mean over all groups.
+    Rows without gradient still count in the size of their mini-batch: the loss is a mean over all groups, or tokens.
     """
     samples = request.samples
     planned = []
     for rows in split_mini_batches([s.group_id for s in samples], request.optimizer.mini_batch_prompts):
-        prompts = len({samples[row].group_id for row in rows})
+        size = step_size(
+            [len(samples[row].token_ids) for row in rows],
+            [samples[row].weight for row in rows],
+            prompts=len({samples[row].group_id for row in rows}),
+            max_response_tokens=request.max_response_tokens,
+        )
         trained = [samples[row] for row in rows if is_trained(samples[row], request.loss)]
         if trained:
             micro_batches = _micro_batches_of_rank(trained, request, split)
-            planned.append(MiniBatch(prompts=prompts, micro_batches=micro_batches))
+            planned.append(MiniBatch(size=size, micro_batches=micro_batches))
     return planned
 
 
@@ -181,26 +190,24 @@ def _accumulate(
 ) -> dict[str, float]:
     """Add up the gradients of a mini-batch; return its sums over all ranks. `gap` counts rows with no old log-probs."""
     sums = dict.fromkeys(SUM_NAMES, 0.0)
-    denominator = loss_denominator(
-        request.loss, prompts=mini_batch.prompts, max_response_tokens=request.max_response_tokens
-    )
+    divide_by = denominators(request.loss, mini_batch.size)
     final = len(mini_batch.micro_batches) - 1
     for index, (packs, old) in enumerate(zip(mini_batch.micro_batches, old_logprobs, strict=True)):
         batch = build_micro_batch(packs, engine.device)
         logprobs, entropy = engine.logprobs(batch, request.sampling_temperature, with_entropy=True)
         if old is None:
             gap.add(batch, logprobs)
-        terms = policy_loss(
+        rows = LossRows(
             logprobs=logprobs,
             old_logprobs=logprobs.detach() if old is None else old,
-            entropy=entropy,
             advantages=batch.advantages,
             weights=batch.weights,
-            is_refinement=batch.is_refinement,
+            off_policy=batch.off_policy,
             mask=batch.mask,
-            params=request.loss,
-            denominator=denominator,
+            entropy=entropy,
+            sampling_logprobs=batch.sampling_logprobs,
         )
+        terms = policy_loss(rows, request.loss, divide_by)
         engine.accumulate(terms.loss, last=index == final)
         for name, value in terms.sums.items():
             sums[name] += value

@@ -80,3 +80,17 @@ def test_weights_are_counted_group_by_group() -> None:
     groups = ["a", "a", "b", "a", "b", "b"]
     assert row_weights(origins, groups, PAPER) == [0.5, 1.0, 1.0, 0.5, 0.5, 0.5]
     assert row_weights(origins, groups, AdvantageParams(weights="one_sum")) == pytest.approx([1 / 3] * 6)
+
+
+def test_leave_one_out_compares_each_row_with_the_mean_of_the_others() -> None:
+    params = AdvantageParams(baseline="leave_one_out")
+    rewards = [1.0, 0.0, 0.0, 0.5]
+    expected = [reward - (sum(rewards) - reward) / 3 for reward in rewards]
+    assert group_advantages(rewards, ["g"] * 4, params) == pytest.approx(expected, abs=1e-15)
+    assert group_advantages([1.0, 1.0], ["g"] * 2, params) == [0.0, 0.0]
+
+
+def test_equal_weights_are_one_whatever_the_group() -> None:
+    origins = ["response", "refinement", "solution"]
+    assert row_weights(origins, ["a", "a", "b"], AdvantageParams(weights="equal")) == [1.0, 1.0, 1.0]
+    assert row_weights(["response", "response", "solution"], ["a"] * 3, PAPER) == [0.5, 0.5, 1.0]

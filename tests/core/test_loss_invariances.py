@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from loss_rows import GRPO, NO_CLIP, PAPER, VARIANTS, hand_rows, random_rows, terms_and_gradient
+from loss_rows import GRPO, NO_CLIP, PAPER, VARIANTS, hand_rows, random_rows, take, terms_and_gradient
 
 from cgrpo_core.losses import SUM_NAMES
 from cgrpo_core.params import LossParams
@@ -16,7 +16,7 @@ def test_any_split_into_micro_batches_adds_up_to_the_whole(params: LossParams) -
     rows = random_rows(11, rows=9)
     whole, gradient = terms_and_gradient(rows, params)
     for split in ([[0], [1, 2, 3, 4, 5, 6, 7, 8]], [[8, 1, 4], [0, 2, 7, 3], [5, 6]], [[row] for row in range(9)]):
-        parts = [(part, *terms_and_gradient(rows.take(part), params)) for part in split]
+        parts = [(part, *terms_and_gradient(take(rows, part), params)) for part in split]
         for name in SUM_NAMES:
             assert math.fsum(terms.sums[name] for _, terms, _ in parts) == pytest.approx(whole.sums[name], abs=1e-12)
         for part, _, part_gradient in parts:
@@ -28,7 +28,7 @@ def test_the_order_of_rows_does_not_matter(params: LossParams) -> None:
     rows = random_rows(12)
     order = [4, 0, 5, 2, 1, 3]
     whole, gradient = terms_and_gradient(rows, params)
-    shuffled, shuffled_gradient = terms_and_gradient(rows.take(order), params)
+    shuffled, shuffled_gradient = terms_and_gradient(take(rows, order), params)
     torch.testing.assert_close(shuffled.loss, whole.loss, rtol=1e-13, atol=1e-15)
     torch.testing.assert_close(shuffled_gradient, gradient[order], rtol=1e-13, atol=1e-15)
 
@@ -39,7 +39,10 @@ def test_what_stands_at_padding_does_not_matter_even_if_it_is_not_a_number(param
     whole, gradient = terms_and_gradient(rows, params)
     wide = {
         name: torch.nn.functional.pad(getattr(rows, name), (0, 3), value=fill)
-        for name, fill in (("logprobs", math.nan), ("old_logprobs", -math.inf), ("entropy", math.nan), ("mask", 0))
+        for name, fill in (
+            *(("logprobs", math.nan), ("old_logprobs", -math.inf), ("sampling_logprobs", math.nan)),
+            *(("entropy", math.nan), ("mask", 0)),
+        )
     }
     padded, padded_gradient = terms_and_gradient(dataclasses.replace(rows, **wide), params)
     assert padded.sums == pytest.approx(whole.sums, rel=1e-13)

@@ -5,31 +5,56 @@ from dataclasses import replace
 
 import pytest
 import torch
-from loss_rows import GRPO, NO_CLIP, PAPER, VARIANTS, Rows, hand_rows, random_rows, terms_and_gradient
+from loss_rows import GRPO, NO_CLIP, PAPER, VARIANTS, hand_rows, random_rows, terms_and_gradient
 from torch import Tensor
 
-from cgrpo_core.losses import SUM_NAMES, loss_denominator, policy_loss
-from cgrpo_core.params import LossParams
+from cgrpo_core.aggregation import Denominators, denominators, step_size
+from cgrpo_core.loss_rows import LossRows
+from cgrpo_core.losses import SUM_NAMES, policy_loss
+from cgrpo_core.params import AdvantageParams, LossParams, MismatchParams, Params, RolloutParams
 
 
-def formula_as_written(rows: Rows, params: LossParams, denominator: float, logprobs: Tensor) -> Tensor:
-    """The objective row by row and token by token, with the min and clip of the paper spelt out."""
+def gain_as_written(rows: LossRows, params: LossParams, logprobs: Tensor, row: int, t: int) -> Tensor:
+    """What one token of a row gains, with the min, clip and detached weights of the papers spelt out."""
+    advantage, new = rows.advantages[row], logprobs[row, t]
+    if rows.off_policy[row] and params.kind == "critique_grpo":
+        p = new.exp()
+        return advantage * (p if params.shaping.kind == "none" else p / (p + params.shaping.gamma))
+    low, high = params.clip_low, params.clip_high
+    log_ratio = new - rows.old_logprobs[row, t]
+    if params.ratio == "sequence":
+        valid = rows.mask[row].bool()
+        log_ratio = (logprobs[row][valid] - rows.old_logprobs[row][valid]).mean()
+    ratio = log_ratio.exp()
+    if params.ratio == "none":
+        gain = advantage * new
+    elif params.ratio == "cispo":
+        bounds = (0.0 if low is None else 1 - low, math.inf if high is None else 1 + high)
+        gain = min(max(ratio.item(), bounds[0]), bounds[1]) * advantage * new
+    elif low is None or high is None:
+        gain = ratio * advantage
+    else:
+        gain = torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+    if params.mismatch.kind == "truncated" and not rows.off_policy[row]:
+        weight = (rows.old_logprobs[row, t] - rows.sampling_logprobs[row, t]).exp().item()
+        gain = min(weight, params.mismatch.cap) * gain
+    return gain
+
+
+def formula_as_written(rows: LossRows, params: LossParams, denominator: float, logprobs: Tensor) -> Tensor:
+    """The objective row by row and token by token."""
     total = torch.zeros((), dtype=torch.float64)
     for row in range(logprobs.shape[0]):
         row_sum = torch.zeros((), dtype=torch.float64)
         for t in range(logprobs.shape[1]):
             if not rows.mask[row, t]:
                 continue
-            advantage = rows.advantages[row]
-            if rows.is_refinement[row] and params.kind == "critique_grpo":
-                p = logprobs[row, t].exp()
-                gain = advantage * (p if params.shaping.kind == "none" else p / (p + params.shaping.gamma))
+            bonus = params.entropy_coef * rows.entropy[row, t]
+            row_sum = row_sum - gain_as_written(rows, params, logprobs, row, t)
+            if params.entropy_aggregate == "as_loss":
+                row_sum = row_sum - bonus
             else:
-                ratio = (logprobs[row, t] - rows.old_logprobs[row, t]).exp()
-                gain = ratio * advantage
-                if params.clip_low is not None and params.clip_high is not None:
-                    gain = torch.minimum(gain, ratio.clamp(1 - params.clip_low, 1 + params.clip_high) * advantage)
-            row_sum = row_sum - gain - params.entropy_coef * rows.entropy[row, t]
+                total = total - bonus / denominator
         length = float(rows.mask[row].sum()) if params.aggregate == "sequence_mean" else 1.0
         total = total + rows.weights[row] * row_sum / length / denominator
     return total
@@ -65,11 +90,14 @@ def test_hand_worked_sums_for_the_metrics() -> None:
             "loss": terms.loss.item(),
             "entropy_sum": 1 + 2 + 3 + 4 + 5,
             "response_tokens": 2,
-            "refinement_tokens": 3,
+            "off_policy_tokens": 3,
             "clip_low_count": 0,
             "clip_high_count": 1,
             "shaping_sum": 0.5 + 0.8 + 0.9,
-            "refinement_prob_sum": 0.1 + 0.4 + 0.9,
+            "off_policy_prob_sum": 0.1 + 0.4 + 0.9,
+            "mismatch_sum": 0,
+            "mismatch_capped_count": 0,
+            "kl_sum": 0,
         }
     )
 
@@ -80,7 +108,7 @@ def test_grpo_takes_the_clipped_ratio_on_every_row() -> None:
     assert terms.loss.item() == pytest.approx((0.5 * -3.4 + 1.0 * 3 * 1.0) / 4, abs=1e-15)
     assert gradient[1].tolist() == pytest.approx([0.25, 0.25, 0.25], abs=1e-15)
     assert terms.sums["shaping_sum"] == 0.0
-    assert terms.sums["refinement_prob_sum"] == pytest.approx(1.4)
+    assert terms.sums["off_policy_prob_sum"] == pytest.approx(1.4)
 
 
 def test_sequence_mean_divides_each_row_by_its_own_length() -> None:
@@ -110,13 +138,13 @@ def test_an_entropy_bonus_is_weighted_like_the_row_it_belongs_to() -> None:
 def test_the_clip_takes_the_gradient_only_on_the_side_that_the_advantage_pushes_to(
     ratio: float, advantage: float, slope: float
 ) -> None:
-    rows = Rows(
+    rows = LossRows(
         logprobs=torch.tensor([[-1.0]], dtype=torch.float64),
         old_logprobs=torch.tensor([[-1.0 - math.log(ratio)]], dtype=torch.float64),
         entropy=torch.zeros(1, 1, dtype=torch.float64),
         advantages=torch.tensor([advantage], dtype=torch.float64),
         weights=torch.ones(1, dtype=torch.float64),
-        is_refinement=torch.tensor([False]),
+        off_policy=torch.tensor([False]),
         mask=torch.ones(1, 1),
     )
     terms, gradient = terms_and_gradient(rows, PAPER, denominator=1.0)
@@ -158,25 +186,121 @@ def test_a_denominator_that_is_no_positive_number_is_refused(denominator: float)
         terms_and_gradient(hand_rows(), PAPER, denominator)
 
 
-def test_an_entropy_bonus_without_entropy_is_refused_and_a_loss_without_either_is_not() -> None:
-    rows = hand_rows()
-    arguments = {
-        "logprobs": rows.logprobs,
-        "old_logprobs": rows.old_logprobs,
-        "entropy": None,
-        "advantages": rows.advantages,
-        "weights": rows.weights,
-        "is_refinement": rows.is_refinement,
-        "mask": rows.mask,
-        "denominator": 4.0,
-    }
+def test_a_term_without_what_it_is_made_of_is_refused() -> None:
+    rows = replace(hand_rows(), entropy=None)
     with pytest.raises(ValueError, match="entropy"):
-        policy_loss(params=LossParams(entropy_coef=0.1), **arguments)
-    assert policy_loss(params=PAPER, **arguments).sums["entropy_sum"] == 0.0
+        terms_and_gradient(rows, LossParams(entropy_coef=0.1))
+    with pytest.raises(ValueError, match="sampling_logprobs"):
+        terms_and_gradient(rows, LossParams(mismatch=MismatchParams(kind="truncated")))
+    assert terms_and_gradient(rows, PAPER)[0].sums["entropy_sum"] == 0.0
 
 
-def test_the_denominator_is_prompts_times_the_constant_or_prompts_alone() -> None:
-    assert loss_denominator(PAPER, prompts=8, max_response_tokens=128) == 1024.0
-    assert loss_denominator(LossParams(aggregate="sequence_mean"), prompts=8, max_response_tokens=128) == 8.0
+def test_each_aggregation_has_its_denominator() -> None:
+    size = step_size([4, 2, 6], [0.5, 0.5, 1.0], prompts=2, max_response_tokens=128)
+    assert (size.rows, size.tokens, size.weighted_tokens) == (3, 12, 9.0)
+    assert denominators(PAPER, size) == Denominators(losses=256.0, entropy=12.0)
+    assert denominators(LossParams(aggregate="sequence_mean"), size).losses == 2.0
+    assert denominators(LossParams(aggregate="token_mean"), size).losses == 9.0
+    assert denominators(LossParams(scaling="release"), size) == Denominators(losses=3 * 128 / 8, entropy=3 / 8)
     with pytest.raises(ValueError, match="empty"):
-        loss_denominator(PAPER, prompts=0, max_response_tokens=128)
+        denominators(PAPER, step_size([], [], prompts=0, max_response_tokens=128))
+
+
+def test_a_token_mean_weighs_each_token_of_the_step_alike_whatever_its_row() -> None:
+    params = LossParams(kind="grpo", clip_low=None, clip_high=None, aggregate="token_mean")
+    rows = replace(random_rows(21), weights=torch.ones(6, dtype=torch.float64))
+    lengths = rows.mask.sum(dim=1).tolist()
+    divide_by = denominators(params, step_size(lengths, [1.0] * 6, prompts=2, max_response_tokens=99))
+    valid = rows.mask
+    expected = -((rows.logprobs - rows.old_logprobs).exp() * rows.advantages[:, None])[valid].mean()
+    assert policy_loss(rows, params, divide_by).loss.item() == pytest.approx(expected.item(), rel=1e-13)
+
+
+def test_one_ratio_of_a_sequence_by_hand() -> None:
+    """Ratios 1.5 and 0.5 of one row make exp((ln 1.5 + ln 0.5) / 2) = sqrt(0.75), above 1 - 0.2 and so not clipped."""
+    params = LossParams(ratio="sequence", aggregate="sequence_mean")
+    terms, gradient = terms_and_gradient(replace(hand_rows(), advantages=torch.tensor([2.0, 0.0])), params, 1.0)
+    ratio = math.sqrt(0.75)
+    assert terms.loss.item() == pytest.approx(-0.5 * 2 * ratio, abs=1e-15)
+    assert gradient[0].tolist() == pytest.approx([-0.5 * 2 * ratio / 2] * 2 + [0.0], abs=1e-15)
+
+
+def test_a_sequence_outside_its_clip_loses_the_gradient_of_all_its_tokens() -> None:
+    params = LossParams(ratio="sequence", aggregate="sequence_mean", clip_low=3e-4, clip_high=4e-4)
+    rows = replace(hand_rows(), advantages=torch.tensor([-2.0, 0.0], dtype=torch.float64))
+    terms, gradient = terms_and_gradient(rows, params, 1.0)
+    assert terms.loss.item() == pytest.approx(0.5 * 2 * (1 - 3e-4), abs=1e-15)
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+    assert terms.sums["clip_low_count"] == 2.0
+
+
+def test_a_cispo_token_beyond_the_edge_weighs_what_the_edge_weighs_and_keeps_its_gradient() -> None:
+    params = LossParams(kind="grpo", ratio="cispo", clip_low=None, clip_high=0.2)
+    terms, gradient = terms_and_gradient(hand_rows(), params, 1.0)
+    assert gradient[0].tolist() == pytest.approx([-0.5 * 2 * 1.2, -0.5 * 2 * 0.5, 0.0], abs=1e-15)
+    assert terms.loss.item() == pytest.approx(
+        -(1.2 * math.log(0.3) + 0.5 * math.log(0.2)) + math.log(0.1 * 0.4 * 0.9), abs=1e-14
+    )
+    assert (terms.sums["clip_high_count"], terms.sums["clip_low_count"]) == (1.0, 0.0)
+
+
+def test_reinforce_needs_no_old_logprobs() -> None:
+    params = LossParams(kind="grpo", ratio="none", clip_low=None, clip_high=None)
+    rows = replace(hand_rows(), old_logprobs=torch.full((2, 3), math.nan, dtype=torch.float64))
+    terms, gradient = terms_and_gradient(rows, params, 1.0)
+    assert gradient.tolist() == [[-1.0, -1.0, 0.0], [1.0, 1.0, 1.0]]
+    assert terms.loss.item() == pytest.approx(-math.log(0.06) + math.log(0.036), abs=1e-14)
+
+
+def test_the_mismatch_weight_is_capped_counted_and_never_of_a_refinement() -> None:
+    """The trainer gave e times, and a quarter, of what the sampler had: weights min(e, 2) and 1/4."""
+    rows = hand_rows()
+    gap = torch.tensor([[1.0, math.log(0.25), 0.0], [3.0, 3.0, 3.0]], dtype=torch.float64)
+    rows = replace(rows, sampling_logprobs=rows.old_logprobs - gap)
+    plain, gradient = terms_and_gradient(rows, NO_CLIP, 1.0)
+    corrected, weighted = terms_and_gradient(
+        rows, replace(NO_CLIP, mismatch=MismatchParams(kind="truncated", cap=2.0)), 1.0
+    )
+    assert torch.equal(weighted[1], gradient[1])
+    assert weighted[0].tolist() == pytest.approx([2 * gradient[0, 0].item(), gradient[0, 1].item() / 4, 0.0])
+    assert (corrected.sums["mismatch_sum"], corrected.sums["mismatch_capped_count"]) == (2.25, 1.0)
+    assert plain.sums["mismatch_sum"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"ratio": "none"}, "no ratio to clip"),
+        ({"ratio": "sequence"}, "once for each of them"),
+        ({"ratio": "sequence", "aggregate": "token_mean"}, "once for each of them"),
+        ({"ratio": "cispo", "clip_high": None}, "bounds the detached weight"),
+        ({"clip_low": None}, "together, or both null"),
+        ({"scaling": "release", "aggregate": "sequence_mean"}, "the release has no other"),
+        ({"scaling": "release", "entropy_coef": 0.1}, "the release has no other"),
+    ],
+)
+def test_a_combination_that_means_nothing_is_refused_with_the_reason(asked: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        LossParams(**asked)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "reason"),
+    [
+        ({"advantage": AdvantageParams(weights="equal")}, "grow with the rows of a group"),
+        ({"loss": LossParams(scaling="release")}, "it divides by rows itself"),
+        (
+            {"loss": LossParams(mismatch=MismatchParams(kind="truncated")), "rollout": RolloutParams(top_p=0.9)},
+            "cut distribution",
+        ),
+        ({"advantage": AdvantageParams(overlong_buffer_tokens=7000)}, "before the first token"),
+    ],
+)
+def test_blocks_that_do_not_go_together_are_refused_with_the_reason(blocks: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Params(**blocks)
+
+
+def test_leave_one_out_is_not_divided_by_a_deviation() -> None:
+    with pytest.raises(ValueError, match="another deviation"):
+        AdvantageParams(baseline="leave_one_out", divide_by_std=True)

@@ -7,6 +7,8 @@ import torch
 from tiny_model import build_tiny_model
 from training_samples import build_request, build_samples, without_advantage
 
+from cgrpo_core.aggregation import Denominators
+from cgrpo_core.loss_rows import LossRows
 from cgrpo_core.losses import policy_loss
 from cgrpo_core.params import LossParams
 from tasks.engines.micro_batch import build_micro_batch, pack_by_prompt, pack_length
@@ -75,17 +77,16 @@ def test_packing_changes_no_gradient(module):
         module.zero_grad()
         batch = build_micro_batch(pack_by_prompt(build_samples(), packed_tokens), CPU)
         logprobs, entropy = module(*batch.inputs(), 1.0, True)
-        terms = policy_loss(
+        rows = LossRows(
             logprobs=logprobs,
             old_logprobs=logprobs.detach(),
             entropy=entropy,
             advantages=batch.advantages,
             weights=batch.weights,
-            is_refinement=batch.is_refinement,
+            off_policy=batch.off_policy,
             mask=batch.mask,
-            params=LossParams(),
-            denominator=30.0,
         )
+        terms = policy_loss(rows, LossParams(), Denominators(losses=30.0, entropy=30.0))
         terms.loss.backward()
         return torch.cat([p.grad.flatten() for p in module.parameters()])
 
@@ -111,7 +112,7 @@ def test_zero_advantage_rows_are_left_out_but_their_groups_count():
     split = Split(rank=0, world_size=1, packed_tokens=0)
     (batch,) = plan_mini_batches(build_request(build_samples()), split)
     trained = [s.sample_id for micro in batch.micro_batches for pack in micro for s in pack]
-    assert batch.prompts == 3
+    assert (batch.size.prompts, batch.size.rows) == (3, 12)
     assert sorted(trained) == [f"s{group}-{row}" for group in (0, 2) for row in range(4)]
     assert plan_mini_batches(build_request(without_advantage(build_samples())), split) == []
 

@@ -1,25 +1,44 @@
 """Log-probs of the tokens that were taken, without ever holding [tokens, vocabulary] for more than a chunk.
 
 A full float32 table for 64 rows of 6144 tokens and a vocabulary of 150k is 236 GB; only its log-sum-exp and one
-column a token are needed. The backward pass computes each chunk's logits again.
+column a token are needed. The backward pass computes each chunk's logits again, unless the forward pass was told what
+its gradient will be: then that of the head is added up in place at once, and one of four matrix products is saved.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cgrpo_core.logit_chunks import Taken, gradient, logs_again, summarise
+
+Pull = Callable[[Tensor, slice], Tensor]
+"""(log-probs [c], which of the B * T tokens they are of) -> d loss / d log-prob [c], without gradient."""
+
+PULL_TOLERANCE = 1e-5  # relative to the largest: rounding of the same formula, not another formula
+
 
 def taken_logprobs(
-    hidden: Tensor, head_weight: Tensor, targets: Tensor, *, temperature: float, with_entropy: bool, chunk_tokens: int
+    hidden: Tensor,
+    head_weight: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float,
+    with_entropy: bool,
+    chunk_tokens: int,
+    pull: Pull | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return log_softmax(hidden @ head_weight.T / temperature) at `targets`, and its entropy if asked for (else None).
 
     hidden [B, T, H], head_weight [V, H], targets [B, T] (token ids in [0, V), at padding too). Results [B, T] in
     float32, or float64 if hidden is; logits are multiplied in hidden's dtype and widened before the log-sum-exp.
     Both results carry gradients to hidden and head_weight. chunk_tokens bounds what is held: chunk_tokens * V logits.
-    Raises ValueError for a temperature or chunk_tokens that is not positive.
+
+    pull: what the gradient of the loss with regard to these log-probs is going to be, where that follows from each
+    log-prob alone. It is a promise that is checked: if another gradient arrives, or one for the entropy, the pass
+    that `pull` saves is made after all. Raises ValueError for a temperature or chunk_tokens that is not positive.
     """
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; log-probs of a greedy policy are not defined")
@@ -33,14 +52,41 @@ def taken_logprobs(
         temperature,
         with_entropy,
         chunk_tokens,
+        pull if torch.is_grad_enabled() else None,
     )
     return logprobs.view(rows, length), entropy.view(rows, length) if with_entropy else None
 
 
-def _chunk_logits(hidden: Tensor, head_weight: Tensor, temperature: float) -> Tensor:
-    logits = hidden @ head_weight.T
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return wide.div_(temperature)
+class _Gradients:
+    """The gradients of hidden states and head, added up chunk by chunk; None for one that is not asked for."""
+
+    def __init__(self, hidden: Tensor, head_weight: Tensor, wanted: tuple[bool, bool], dtype: torch.dtype) -> None:
+        self._hidden, self._head_weight = hidden, head_weight
+        self._of_hidden = torch.empty_like(hidden) if wanted[0] else None
+        # Chunks are added up in float32: a bfloat16 sum over hundreds of chunks would lose the small ones.
+        self._of_head = torch.zeros_like(head_weight, dtype=dtype) if wanted[1] else None
+
+    def add(self, part: slice, grad_logits: Tensor) -> None:
+        """Take in d loss / d logits of one chunk."""
+        grad = grad_logits.to(self._hidden.dtype)
+        if self._of_hidden is not None:
+            torch.mm(grad, self._head_weight, out=self._of_hidden[part])
+        if self._of_head is not None:
+            _add_product(self._of_head, grad.T, self._hidden[part])
+
+    def results(self) -> tuple[Tensor | None, Tensor | None]:
+        """Return both, in the dtype of what they are the gradients of."""
+        return self._of_hidden, None if self._of_head is None else self._of_head.to(self._head_weight.dtype)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, in place, without a table of total's size where the device can."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    elif total.is_cuda:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total += left @ right
 
 
 class _TakenLogprobs(torch.autograd.Function):
@@ -55,48 +101,49 @@ class _TakenLogprobs(torch.autograd.Function):
         temperature: float,
         with_entropy: bool,
         chunk_tokens: int,
+        pull: Pull | None,
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        tokens = hidden.shape[0]
-        log_sums = torch.empty(tokens, dtype=dtype, device=hidden.device)
+        log_sums = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
         logprobs = torch.empty_like(log_sums)
         entropy = torch.empty_like(log_sums) if with_entropy else log_sums.new_empty(0)
-        for start in range(0, tokens, chunk_tokens):
-            part = slice(start, start + chunk_tokens)
-            logits = _chunk_logits(hidden[part], head_weight, temperature)
-            log_sums[part] = logits.logsumexp(dim=-1)
-            logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - log_sums[part]
-            if with_entropy:
-                logs = logits.sub_(log_sums[part, None])
-                # A logit of -inf has probability 0 and adds 0 to the entropy, not 0 * -inf.
-                entropy[part] = torch.special.entr(logs.exp_()).sum(dim=-1)
+        promised = None if pull is None else torch.empty_like(log_sums)
+        ready = None if pull is None else _Gradients(hidden, head_weight, ctx.needs_input_grad[:2], dtype)
+        for part in _parts(hidden.shape[0], chunk_tokens):
+            taken, logs = summarise(hidden[part] @ head_weight.T, targets[part], temperature, with_entropy)
+            log_sums[part], logprobs[part] = taken.log_sums, taken.logprobs
+            if taken.entropy is not None:
+                entropy[part] = taken.entropy
+            if pull is not None and promised is not None and ready is not None:
+                promised[part] = pull(taken.logprobs, part)
+                ready.add(part, gradient(logs, targets[part], taken, temperature, promised[part], None))
         ctx.save_for_backward(hidden, head_weight, targets, log_sums, entropy)
-        ctx.temperature, ctx.chunk_tokens = temperature, chunk_tokens
+        ctx.temperature, ctx.chunk_tokens, ctx.promised, ctx.ready = temperature, chunk_tokens, promised, ready
         ctx.set_materialize_grads(False)
         return logprobs, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
-        """d logp/dz_j = [j is target] - p_j;  d H/dz_j = -p_j (log p_j + H);  z = logits / temperature."""
+    def backward(ctx: Any, of_logprobs: Tensor | None, of_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return what the forward pass has ready if its promise was kept, else the gradients over all chunks."""
         hidden, head_weight, targets, log_sums, entropy = ctx.saved_tensors
-        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        # Chunks are added up in float32: a bfloat16 sum over hundreds of chunks would lose the small ones.
-        grad_head = torch.zeros_like(head_weight, dtype=log_sums.dtype) if ctx.needs_input_grad[1] else None
-        for start in range(0, hidden.shape[0], ctx.chunk_tokens):
-            part = slice(start, start + ctx.chunk_tokens)
-            logs = _chunk_logits(hidden[part], head_weight, ctx.temperature).sub_(log_sums[part, None])
-            probs = logs.exp()
-            grad = torch.zeros_like(probs)
-            if grad_entropy is not None and entropy.numel():
-                pull = torch.special.entr(probs) - probs * entropy[part, None]
-                grad = pull.mul_(grad_entropy[part, None])
-            if grad_logprobs is not None:
-                grad -= probs.mul_(grad_logprobs[part, None])
-                grad.scatter_add_(-1, targets[part, None], grad_logprobs[part, None])
-            grad = grad.div_(ctx.temperature).to(hidden.dtype)
-            if grad_hidden is not None:
-                grad_hidden[part] = grad @ head_weight
-            if grad_head is not None:
-                grad_head += grad.T @ hidden[part]
-        return grad_hidden, None if grad_head is None else grad_head.to(head_weight.dtype), None, None, None, None
+        if ctx.ready is not None and of_entropy is None and _kept(ctx.promised, of_logprobs):
+            return (*ctx.ready.results(), None, None, None, None, None)
+        ctx.ready = None
+        gradients = _Gradients(hidden, head_weight, ctx.needs_input_grad[:2], log_sums.dtype)
+        for part in _parts(hidden.shape[0], ctx.chunk_tokens):
+            taken = Taken(log_sums[part], log_sums[part], entropy[part] if entropy.numel() else None)
+            logs = logs_again(hidden[part] @ head_weight.T, taken.log_sums, ctx.temperature)
+            pulls = (None if pull is None else pull[part] for pull in (of_logprobs, of_entropy))
+            gradients.add(part, gradient(logs, targets[part], taken, ctx.temperature, *pulls))
+        return (*gradients.results(), None, None, None, None, None)
+
+
+def _parts(tokens: int, chunk_tokens: int) -> list[slice]:
+    return [slice(start, min(start + chunk_tokens, tokens)) for start in range(0, tokens, chunk_tokens)]
+
+
+def _kept(promised: Tensor, arrived: Tensor | None) -> bool:
+    if arrived is None:
+        return False
+    return bool((promised - arrived).abs().max() <= PULL_TOLERANCE * arrived.abs().max())

@@ -99,3 +99,72 @@ def test_settings_without_meaning_are_refused(temperature: float, chunk_tokens: 
     hidden, head, targets = make_inputs()
     with pytest.raises(ValueError, match=r"temperature|chunk_tokens"):
         taken_logprobs(hidden, head, targets, temperature=temperature, with_entropy=False, chunk_tokens=chunk_tokens)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 4, 1000])
+def test_a_promised_gradient_saves_a_pass_and_changes_nothing(chunk_tokens: int) -> None:
+    hidden, head, targets = make_inputs()
+    settings = {"temperature": TEMPERATURE, "with_entropy": True, "chunk_tokens": chunk_tokens}
+
+    def pull(logprobs: Tensor, part: slice) -> Tensor:
+        assert logprobs.shape == targets.flatten()[part].shape
+        return 2.0 * logprobs
+
+    plainly, _ = taken_logprobs(hidden, head, targets, **settings)
+    expected = torch.autograd.grad(plainly.square().sum(), (hidden, head))
+    promised, _ = taken_logprobs(hidden, head, targets, **settings, pull=pull)
+    multiplied = ProductCounter()
+    with multiplied:
+        found = torch.autograd.grad(promised.square().sum(), (hidden, head))
+    assert torch.equal(promised, plainly)
+    assert multiplied.count == 0
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("use", ["another loss", "entropy too", "entropy alone"])
+def test_a_promise_that_is_not_kept_costs_the_pass_and_gives_the_true_gradient(use: str) -> None:
+    hidden, head, targets = make_inputs()
+    gradients = []
+    for pull in (None, lambda logprobs, part: torch.ones_like(logprobs)):
+        logprobs, entropy = taken_logprobs(
+            hidden, head, targets, temperature=TEMPERATURE, with_entropy=True, chunk_tokens=4, pull=pull
+        )
+        assert entropy is not None
+        loss = {
+            "another loss": logprobs.square().sum(),
+            "entropy too": logprobs.sum() + entropy.sum(),
+            "entropy alone": entropy.sum(),
+        }[use]
+        gradients.append(torch.autograd.grad(loss, (hidden, head)))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-13)
+
+
+def test_without_gradient_a_promise_computes_nothing() -> None:
+    hidden, head, targets = make_inputs()
+
+    def pull(logprobs: Tensor, part: slice) -> Tensor:
+        raise AssertionError("nothing is going to be differentiated")
+
+    with torch.no_grad():
+        taken_logprobs(hidden, head, targets, temperature=1.0, with_entropy=False, chunk_tokens=4, pull=pull)
+
+
+def test_a_logit_of_minus_infinity_adds_nothing_to_the_entropy_and_gets_no_gradient() -> None:
+    hidden, targets = torch.ones(1, 1, 1, dtype=torch.float64), torch.tensor([[0]])
+    head = torch.tensor([[0.0], [0.0], [-torch.inf]], dtype=torch.float64, requires_grad=True)
+    logprobs, entropy = taken_logprobs(hidden, head, targets, temperature=1.0, with_entropy=True, chunk_tokens=1)
+    assert entropy is not None
+    torch.testing.assert_close(entropy.exp(), torch.full((1, 1), 2.0, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(logprobs.sum() + entropy.sum(), head)
+    assert gradient.isfinite().all()
+    assert gradient[2] == 0
+
+
+class ProductCounter(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += func.__name__.startswith(("mm", "addmm", "bmm"))
+        return func(*args, **(kwargs or {}))

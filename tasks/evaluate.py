@@ -10,7 +10,7 @@ from tasks.engines.protocol import SampleRequest, SamplingSettings
 from tasks.policies import model_directory, sample_with
 from tasks.stage import Published, StageContext, stage
 from tasks.tokenizer import load_tokenizer, render
-from tasks.verifier_pool import verify_all
+from tasks.verifier_pool import case_of, verify_all
 from tasks.verify import count_verdicts
 
 
@@ -35,7 +35,7 @@ def evaluate_policy(context: StageContext, policy: list[Policy], problems: list[
         temperature=params.temperature, top_p=params.top_p, max_tokens=params.max_response_tokens
     )
     sampled = sample_with(context, policy[0], requests, settings)
-    cases = [(done.request_id, done.text, places[done.request_id][0].ground_truth) for done in sampled.completions]
+    cases = [case_of(done.request_id, done.text, places[done.request_id][0]) for done in sampled.completions]
     verdicts = {verdict.subject_id: verdict for verdict in verify_all(cases, context.block(VerifyParams))}
     results = [
         _result(policy[0], places[done.request_id], done, verdicts[done.request_id]) for done in sampled.completions

@@ -16,17 +16,40 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from cgrpo_core.errors import UserError
 from cgrpo_core.params import VerifyParams
-from cgrpo_core.records import Verdict
+from cgrpo_core.records import Problem, Verdict
 from cgrpo_core.verifiers import scored_text
 
 START_TIMEOUT_S = 120.0
 ATTEMPTS = 2  # a worker may die of something else than its case; one that dies twice of the same case dies of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A text to be judged, and what it is judged by. `subject_id` is the response_id, refinement_id or the like."""
+
+    subject_id: str
+    text: str
+    ground_truth: str
+    question: str | None = None  # an answer that only repeats it is none
+    source: str | None = None  # the data source, which may name the verifier
+
+
+def case_of(subject_id: str, text: str, problem: Problem) -> Case:
+    """Return the case of a completion's text against its problem."""
+    return Case(
+        subject_id=subject_id,
+        text=text,
+        ground_truth=problem.ground_truth,
+        question=problem.question,
+        source=problem.source,
+    )
 
 
 class VerifierUnavailable(UserError):
@@ -113,30 +136,30 @@ class VerifierPool:
         self.workers: set[VerifierWorker] = set()
         atexit.register(self.close)
 
-    def submit(self, subject_id: str, text: str, ground_truth: str, params: VerifyParams) -> "Future[Verdict]":
+    def submit(self, case: Case, params: VerifyParams) -> "Future[Verdict]":
         """Judge one case as soon as a worker is free."""
-        return self.executor.submit(self.judge_case, subject_id, text, ground_truth, params)
+        return self.executor.submit(self.judge_case, case, params)
 
-    def judge_case(self, subject_id: str, text: str, ground_truth: str, params: VerifyParams) -> Verdict:
+    def judge_case(self, case: Case, params: VerifyParams) -> Verdict:
         """Return the verdict on one case from this thread's worker."""
-        case = {
-            "text": scored_text(text, params.max_characters),
-            "ground_truth": ground_truth,
+        message = {
+            "text": scored_text(case.text, params.max_characters),
+            "ground_truth": case.ground_truth,
             "max_characters": params.max_characters,
         }
         for _ in range(ATTEMPTS):
             worker = self.worker()
             start = time.monotonic()
             try:
-                reply = worker.ask(case, params.timeout_s)
+                reply = worker.ask(message, params.timeout_s)
             except DeadlineExceeded:
                 self.drop(worker)
-                return fault_verdict(subject_id, "timeout", time.monotonic() - start)
+                return fault_verdict(case.subject_id, "timeout", time.monotonic() - start)
             except WorkerDied:
                 self.drop(worker)
                 continue
-            return judged_verdict(subject_id, reply)
-        return fault_verdict(subject_id, "error", time.monotonic() - start)
+            return judged_verdict(case.subject_id, reply)
+        return fault_verdict(case.subject_id, "error", time.monotonic() - start)
 
     def worker(self) -> VerifierWorker:
         """Return this thread's worker, a new one if there is none or it has ended while idle."""
@@ -164,14 +187,14 @@ class VerifierPool:
         self.workers.clear()
 
 
-def verify_all(cases: Sequence[tuple[str, str, str]], params: VerifyParams) -> list[Verdict]:
-    """Return the verdict on each (subject_id, text, ground_truth), in the order of the cases.
+def verify_all(cases: Sequence[Case], params: VerifyParams) -> list[Verdict]:
+    """Return the verdict on each case, in the order of the cases.
 
     Reward: 1.0 correct, 0.0 incorrect or unparsable, None for timeout and error. The pool of `params.workers` processes
     is kept for the life of this process. Raises VerifierUnavailable when a worker cannot be started.
     """
     pool = shared_pool(params.workers)
-    verdicts = [pool.submit(*case, params) for case in cases]
+    verdicts = [pool.submit(case, params) for case in cases]
     try:
         return [verdict.result() for verdict in verdicts]
     finally:

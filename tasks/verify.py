@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from cgrpo_core.params import VerifyParams
 from cgrpo_core.records import Problem, Refinement, Response, Verdict
 from tasks.stage import Published, StageContext, stage
-from tasks.verifier_pool import verify_all
+from tasks.verifier_pool import case_of, verify_all
 
 
 @stage
@@ -22,8 +22,8 @@ def verify_refinements(context: StageContext, refinements: list[Refinement], pro
 
 
 def _verify(context: StageContext, subjects: list[tuple[str, str, str]], problems: list[Problem]) -> Published:
-    ground_truth = {problem.problem_id: problem.ground_truth for problem in problems}
-    cases = [(subject_id, text, ground_truth[problem_id]) for subject_id, problem_id, text in subjects]
+    by_id = {problem.problem_id: problem for problem in problems}
+    cases = [case_of(subject_id, text, by_id[problem_id]) for subject_id, problem_id, text in subjects]
     verdicts = verify_all(cases, context.block(VerifyParams))
     return Published(tables={"verdicts": verdicts}, counts=count_verdicts(verdicts))
 

@@ -13,7 +13,7 @@ import pytest
 from cgrpo_core.params import VerifyParams
 from cgrpo_core.records import Verdict
 from tasks import verifier_pool
-from tasks.verifier_pool import VerifierPool, VerifierUnavailable, VerifierWorker, verify_all
+from tasks.verifier_pool import Case, VerifierPool, VerifierUnavailable, VerifierWorker, verify_all
 
 TOWER = r"It is \boxed{10^{10^{10^{10}}}}."  # sympy works on it without end
 PATIENT = VerifyParams(timeout_s=60.0, workers=1)
@@ -26,13 +26,17 @@ def pool() -> Iterator[VerifierPool]:
     pool.close()
 
 
+def case(subject_id: str, text: str, ground_truth: str) -> Case:
+    return Case(subject_id=subject_id, text=text, ground_truth=ground_truth)
+
+
 def outcome(verdict: Verdict) -> tuple[str, bool, float | None]:
     return verdict.status, verdict.correct, verdict.reward
 
 
 def test_each_kind_of_verdict_has_its_reward() -> None:
     cases = [("a", r"\boxed{4}", "4"), ("b", "It is 5.", "4"), ("c", "no idea", "4"), ("d", "4", " ")]
-    verdicts = verify_all(cases, PATIENT)
+    verdicts = verify_all([case(*fields) for fields in cases], PATIENT)
     assert [verdict.subject_id for verdict in verdicts] == ["a", "b", "c", "d"]
     assert [outcome(verdict) for verdict in verdicts] == [
         ("ok", True, 1.0),
@@ -46,7 +50,7 @@ def test_each_kind_of_verdict_has_its_reward() -> None:
 
 def test_an_answer_that_hangs_the_verifier_is_a_timeout_and_the_next_is_judged() -> None:
     before, hung, after = verify_all(
-        [("before", "4", "4"), ("hung", TOWER, r"10^{10}"), ("after", "5", "5")],
+        [case("before", "4", "4"), case("hung", TOWER, r"10^{10}"), case("after", "5", "5")],
         VerifyParams(timeout_s=3.0, workers=1),
     )
     assert outcome(hung) == ("timeout", False, None)
@@ -56,16 +60,16 @@ def test_an_answer_that_hangs_the_verifier_is_a_timeout_and_the_next_is_judged()
 
 def test_hostile_text_reaches_the_worker_and_comes_back() -> None:
     hostile = ["\x00" * 50 + " 4", "\ud800\udfff 4", "x" * 1_000_000 + " 4", "\n{}\n4", '"}\n{"text": 4\u2028 4']
-    verdicts = verify_all([(str(number), text, "4") for number, text in enumerate(hostile)], PATIENT)
+    verdicts = verify_all([case(str(number), text, "4") for number, text in enumerate(hostile)], PATIENT)
     assert [outcome(verdict) for verdict in verdicts] == [("ok", True, 1.0)] * len(hostile)
 
 
 def test_an_idle_worker_that_was_killed_is_replaced(pool: VerifierPool) -> None:
-    assert pool.submit("a", "4", "4", PATIENT).result().correct
+    assert pool.submit(case("a", "4", "4"), PATIENT).result().correct
     (worker,) = pool.workers
     worker.process.kill()
     worker.process.wait()
-    assert pool.submit("b", "4", "4", PATIENT).result().correct
+    assert pool.submit(case("b", "4", "4"), PATIENT).result().correct
     assert worker not in pool.workers
 
 
@@ -75,24 +79,24 @@ def test_a_worker_killed_once_in_a_case_is_replaced_and_twice_is_an_error(
     deaths = [1]
     ask = VerifierWorker.ask
 
-    def ask_and_die(worker: VerifierWorker, case: dict, timeout_s: float) -> dict:
+    def ask_and_die(worker: VerifierWorker, message: dict, timeout_s: float) -> dict:
         if deaths[0]:
             deaths[0] -= 1
             worker.process.send_signal(signal.SIGKILL)
-        return ask(worker, case, timeout_s)
+        return ask(worker, message, timeout_s)
 
     monkeypatch.setattr(VerifierWorker, "ask", ask_and_die)
-    assert outcome(pool.submit("a", "4", "4", PATIENT).result()) == ("ok", True, 1.0)
+    assert outcome(pool.submit(case("a", "4", "4"), PATIENT).result()) == ("ok", True, 1.0)
     deaths[0] = 2
-    assert outcome(pool.submit("b", "4", "4", PATIENT).result()) == ("error", False, None)
-    assert outcome(pool.submit("c", "4", "4", PATIENT).result()) == ("ok", True, 1.0)
+    assert outcome(pool.submit(case("b", "4", "4"), PATIENT).result()) == ("error", False, None)
+    assert outcome(pool.submit(case("c", "4", "4"), PATIENT).result()) == ("ok", True, 1.0)
 
 
 def test_two_threads_share_a_pool_and_keep_their_own_cases() -> None:
     found: dict[int, list[Verdict]] = {}
 
     def judge(thread: int) -> None:
-        cases = [(f"{thread}-{n}", f"It is {n}.", str(n if n % 2 else n + 1)) for n in range(20)]
+        cases = [case(f"{thread}-{n}", f"It is {n}.", str(n if n % 2 else n + 1)) for n in range(20)]
         found[thread] = verify_all(cases, VerifyParams(timeout_s=60.0, workers=2))
 
     threads = [threading.Thread(target=judge, args=(number,)) for number in range(2)]
@@ -106,11 +110,11 @@ def test_two_threads_share_a_pool_and_keep_their_own_cases() -> None:
 
 
 def test_workers_outlive_the_thread_that_asked_first() -> None:
-    first = threading.Thread(target=verify_all, args=([("a", "4", "4")], PATIENT))
+    first = threading.Thread(target=verify_all, args=([case("a", "4", "4")], PATIENT))
     first.start()
     first.join()
     workers = set(verifier_pool.shared_pool(1).workers)
-    assert verify_all([("b", "4", "4")], PATIENT)[0].correct
+    assert verify_all([case("b", "4", "4")], PATIENT)[0].correct
     assert set(verifier_pool.shared_pool(1).workers) == workers
 
 
@@ -125,8 +129,10 @@ def test_workers_end_with_a_parent_that_is_killed_while_one_hangs() -> None:
         "import os, threading\n"
         "from cgrpo_core.params import VerifyParams\n"
         "from tasks import verifier_pool as pool\n"
-        "pool.verify_all([('a', '4', '4')], VerifyParams(workers=1))\n"
-        f"threading.Thread(target=pool.verify_all, args=([('b', {TOWER!r}, '4')], "
+        "four = pool.Case(subject_id='a', text='4', ground_truth='4')\n"
+        "pool.verify_all([four], VerifyParams(workers=1))\n"
+        f"tower = pool.Case(subject_id='b', text={TOWER!r}, ground_truth='4')\n"
+        "threading.Thread(target=pool.verify_all, args=([tower], "
         "VerifyParams(workers=1, timeout_s=600.0)), daemon=True).start()\n"
         "(worker,) = pool.shared_pool(1).workers\n"
         "print(worker.process.pid, flush=True)\n"

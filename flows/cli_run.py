@@ -31,11 +31,14 @@ def run(
     start(pipeline, profile=profile, presets=preset, sets=set_, name=name, file=file)
 
 
-def resume(run: RunArgument = None) -> None:
+def resume(
+    run: RunArgument = None,
+    accept: Annotated[list[str], typer.Option("--accept", help="A failed gate to let pass; may be given again.")] = [],  # noqa: B006
+) -> None:
     """Go on with a run: what is published is reused, the rest is run."""
     from flows.runner import go_on
 
-    go_on(run)
+    go_on(run, accept=accept)
 
 
 def plan(

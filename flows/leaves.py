@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from flows.gates import check_queries
 from flows.plan import compile_plan, used_inputs
 from flows.resolve import resolve
 from flows.spec import Spec
@@ -32,4 +33,6 @@ def identities(spec: Spec) -> dict[str, dict[str, Any]]:
 def make_plan(file: Path, pipeline: str, *, profile: str | None, presets: list[str], sets: list[str]) -> Plan:
     """Return the plan of a pipeline as a user names it. Raises UserError."""
     spec = resolve(file, pipeline, profile=profile, presets=presets, sets=sets)
-    return compile_plan(spec, identities(spec))
+    plan = compile_plan(spec, identities(spec))
+    check_queries(plan)
+    return plan

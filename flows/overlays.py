@@ -25,7 +25,7 @@ def overlay(base: Overlay, top: Overlay) -> Overlay:
 
 
 def parse_setting(setting: str) -> Overlay:
-    """Return `rollout.group_size=4` as an overlay. A key starts in params unless it starts with inputs or engines."""
+    """Return `rollout.group_size=4` as an overlay. A key starts in params, or with inputs, engines or gates."""
     key, equals, text = setting.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -37,7 +37,7 @@ def parse_setting(setting: str) -> Overlay:
             f"--set {setting!r}: the value is not valid YAML", "quote it, or write null, true, 4, 1.0e-6"
         ) from None
     value = _number(text) if isinstance(value, str) else value
-    if parts[0] not in ("inputs", "engines", "params"):
+    if parts[0] not in ("inputs", "engines", "params", "gates"):
         parts = ["params", *parts]
     for part in reversed(parts):
         value = {part: value}

@@ -54,6 +54,7 @@ def compile_plan(spec: Spec, leaf_identities: Mapping[str, dict[str, Any]]) -> P
         "engines": {name: engine.model_dump() for name, engine in spec.engines.items()},
         "params": asdict(spec.params),
         "graph": spec.graph.model_dump(by_alias=True),
+        "gates": {name: gate.model_dump() for name, gate in spec.gates.items()},
         "base_dir": spec.base_dir,
     }
     return Plan(pipeline=spec.pipeline, config=config, stages=tuple(stages))

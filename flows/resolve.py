@@ -45,7 +45,7 @@ def resolve(
     """Return the declaration at `path` with presets, profile and `key=value` settings applied. Raises UserError."""
     declaration, raw = read_declaration(path)
     graph = _pick("pipeline", pipeline, declaration.pipelines, path)
-    merged = {name: raw.get(name) or {} for name in ("inputs", "engines", "params")}
+    merged = {name: raw.get(name) or {} for name in ("inputs", "engines", "params", "gates")}
     bindings: dict[str, str] = {}
     for name in presets or ([graph.preset] if graph.preset else []):
         preset = _pick("preset", name, declaration.presets, path)
@@ -53,7 +53,7 @@ def resolve(
         bindings |= preset.bind
     if profile is not None:
         chosen = _pick("profile", profile, declaration.profiles, path)
-        merged = overlay(merged, {"params": chosen.params, "engines": chosen.engines, "inputs": chosen.inputs})
+        merged = overlay(merged, {name: getattr(chosen, name) for name in merged})
     for setting in sets:
         merged = overlay(merged, parse_setting(setting))
     where = (

@@ -40,10 +40,22 @@ def get_model(file: Path, pipeline: str, *, profile: str | None, sets: list[str]
         print(directory)
 
 
-def go_on(name: str | None) -> None:
-    """Carry out what is left of a run."""
+def go_on(name: str | None, *, accept: list[str]) -> None:
+    """Carry out what is left of a run, past the failed gates that are accepted. Raises UserError for no such gate."""
+    from flows.gates import declared_gates
+    from flows.spec_errors import nearest
+    from storage.gates import accept_gates
+    from storage.runs import read_plan
+
     home = data_home()
-    _carry_out(home, open_run(home, name))
+    run = open_run(home, name)
+    gates = declared_gates(read_plan(home, run.name)) if accept else {}
+    for gate in accept:
+        if gate not in gates:
+            raise UserError(f"run {run.name} has no gate {gate!r}", nearest(gate, gates))
+    if count := accept_gates(home, run.name, accept):
+        say(f"{count} failed gates are accepted: {', '.join(accept)}")
+    _carry_out(home, run)
 
 
 def _carry_out(home: Path, run: Run) -> None:

@@ -117,6 +117,21 @@ class Pipeline(Strict):
     learn: dict[str, Stage]
 
 
+class Gate(Strict):
+    """What must hold of an iteration: a query over its views that gives one number, or NULL where none is measured.
+
+    over: how many iterations the query sees, the last of them the one that is checked; it is not asked before there are
+    so many. next: what a person types next, in which RUN and ITERATION stand for those of the failure.
+    """
+
+    query: str
+    must_be: Literal["<=", "<", "==", ">=", ">"]
+    limit: float
+    then: Literal["warn", "fail", "ignore"]
+    over: int = Field(default=1, ge=1)
+    next: str = ""
+
+
 class Preset(Strict):
     """A choice of method: parameters, and stages bound to other engines."""
 
@@ -130,6 +145,7 @@ class Profile(Strict):
     params: Overlay = {}
     engines: Overlay = {}
     inputs: Overlay = {}
+    gates: Overlay = {}
 
 
 class Declaration(Strict):
@@ -140,6 +156,7 @@ class Declaration(Strict):
     engines: dict[str, Engine]
     params: Params = Params()
     pipelines: dict[str, Pipeline]
+    gates: dict[str, Gate] = {}
     presets: dict[str, Preset] = {}
     profiles: dict[str, Profile] = {}
 
@@ -152,4 +169,5 @@ class Spec(Strict):
     engines: dict[str, Engine]
     params: Params
     graph: Pipeline
+    gates: dict[str, Gate] = {}
     base_dir: str  # relative paths of inputs start here

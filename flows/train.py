@@ -10,12 +10,16 @@ from prefect_ray.task_runners import RayTaskRunner
 
 from cgrpo_core.errors import UserError
 from flows.cluster import NAMESPACE, ray_cluster
+from flows.gates import check_iteration, describe, raise_failed
 from flows.home import data_home
 from flows.interrupts import interruptible
 from flows.new_run import new_run
 from flows.submit import submit_stages, wait_for_all
 from flows.summary import iteration_row, stages_of
+from flows.terminal import say
 from storage.artifacts import Store
+from storage.gates import accept_gates
+from storage.plans import Plan
 from storage.runs import Run, RunLock, end_attempt, open_run, read_plan, start_attempt
 from storage.sealing import seal_stages
 
@@ -27,9 +31,12 @@ def iteration_flow(run: str, home: str, iteration: int) -> None:
     stages = stages_of(plan, iteration)
     wait_for_all(submit_stages(stages, run=run, home=home, base_dir=plan.config["base_dir"]))
     row = iteration_row(Store(Path(home)), stages)
+    found = check_iteration(Path(home), run, plan, iteration) if iteration else []
+    remarks = [describe(result) for result in found if result.status in ("warn", "fail")]
     create_table_artifact(
         key=f"{run}-iteration-{iteration}".replace(".", "-").replace("_", "-"),
-        table=[{"metric": name, "value": value} for name, value in row.items()],
+        table=[{"metric": name, "value": value} for name, value in row.items()]
+        + [{"metric": "gate", "value": remark} for remark in remarks],
         description=f"{run}, iteration {iteration}" if iteration else f"{run}, setup",
     )
 
@@ -43,11 +50,13 @@ def cgrpo(
     name: str | None = None,
     file: str = "pipelines.yaml",
     resume: str | None = None,
+    accept: list[str] = [],  # noqa: B006
 ) -> str:
-    """Train: a new run of a pipeline, or with `resume` the rest of a run. Return the name of the run."""
+    """Train: a new run of a pipeline, or with `resume` the rest of a run, past the failed gates that are accepted."""
     home = data_home()
     if resume:
         run = open_run(home, resume)
+        accept_gates(home, run.name, accept)
     else:
         run = new_run(home, pipeline, profile=profile, presets=preset, sets=set, name=name, file=Path(file))
     carry_out(home, run)
@@ -66,12 +75,24 @@ def carry_out(home: Path, run: Run) -> None:
             if all(store.find(stage.key) for stage in stages):
                 logger.info("iteration %d of %d: every stage is published", iteration, iterations)
                 seal_stages(home, run.name, stages)
-                continue
-            logger.info("iteration %d of %d", iteration, iterations)
-            try:
-                iteration_flow.with_options(task_runner=runner)(run=run.name, home=str(home), iteration=iteration)
-            finally:
-                seal_stages(home, run.name, stages)  # what is published when a stage failed, too
+            else:
+                logger.info("iteration %d of %d", iteration, iterations)
+                try:
+                    iteration_flow.with_options(task_runner=runner)(run=run.name, home=str(home), iteration=iteration)
+                finally:
+                    seal_stages(home, run.name, stages)  # what is published when a stage failed, too
+            if iteration:
+                _hold_to_gates(home, run.name, plan, iteration)
+
+
+def _hold_to_gates(home: Path, run: str, plan: Plan, iteration: int) -> None:
+    """Say what the gates warn of; raise GateFailed for one that failed, in this attempt or in one before."""
+    results = check_iteration(home, run, plan, iteration)
+    for result in results:
+        if result.status == "warn":
+            get_run_logger().warning(describe(result))
+            say(describe(result))
+    raise_failed(run, results)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""SQL over everything that was published: a view for each record, `stages` and `runs`, in a sealed DuckDB connection.
+"""SQL over everything that was published: a view for each record, and `stages`, `runs`, `gates`, in a sealed DuckDB.
 
 Each record view is a dataset over the list of published files, so that DuckDB reads only the columns and files that a
 query needs. `run`, `iteration`, `chunk` and `stage` are not in the files, which several runs may share: they come from
@@ -10,7 +10,7 @@ A query sees nothing else: no files, no network, no variables of the program, no
 
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -23,8 +23,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem
 
+from cgrpo_core.leakage import reasoning
 from storage.artifacts import Manifest, Store
 from storage.errors import QueryFailed, QueryTimeout
+from storage.gates import COLUMNS as GATE_COLUMNS
+from storage.gates import list_gates
 from storage.plans import StagePlan
 from storage.runs import list_runs, open_run, read_plan, run_state
 from storage.schemas import RECORDS, arrow_schema
@@ -82,6 +85,9 @@ _RUNS = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
+_JSON = ("counts", "metrics", "evidence")
+_GATE_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+_GATES = pa.schema([pa.field(name, _GATE_TYPES[kind]) for name, kind in GATE_COLUMNS.items()])
 # The order matters: nothing can be set any more after the last one.
 _SEAL = (
     "SET python_enable_replacements = false",
@@ -118,20 +124,37 @@ def open_catalog(home: Path, runs: list[str] | None = None) -> duckdb.DuckDBPyCo
     It shows what was published when it was opened. Raises RunNotFound for a name that is no run.
     """
     names = [run.name for run in list_runs(home)] if runs is None else [open_run(home, name).name for name in runs]
-    placed = _placed_stages(Store(Path(home)), Path(home), names)
+    placed = _placed_stages(Store(Path(home)), {name: read_plan(home, name).stages for name in names})
+    gates = [row for name in names for row in list_gates(home, name)]
+    return _connect(home, placed, runs=[_run_row(home, name) for name in names], gates=gates)
+
+
+def open_stages(home: Path, run: str, stages: Iterable[StagePlan]) -> duckdb.DuckDBPyConnection:
+    """Return a sealed connection with the views over these stages of a run alone; `runs` and `gates` are empty.
+
+    For questions asked after each iteration: it reads as many manifests as there are stages, however long the run is.
+    """
+    return _connect(home, _placed_stages(Store(Path(home)), {run: stages}), runs=[], gates=[])
+
+
+def _connect(
+    home: Path, placed: list[_Placed], *, runs: list[dict[str, Any]], gates: list[dict[str, Any]]
+) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:")
     for view, name in VIEWS.items():
         connection.register(view, _dataset(Store(Path(home)), RECORDS[name], placed))
-    connection.register("stages_arrow", pa.Table.from_pylist([_stage_row(item) for item in placed], schema=_STAGES))
-    connection.register("runs_arrow", pa.Table.from_pylist([_run_row(home, name) for name in names], schema=_RUNS))
     # Tables of DuckDB's own: small, and JSON gets its type, so that counts->>'truncated' works.
-    connection.execute(
-        "CREATE TABLE stages AS SELECT * REPLACE "
-        "(counts::JSON AS counts, metrics::JSON AS metrics, evidence::JSON AS evidence) FROM stages_arrow"
-    )
-    connection.execute("CREATE TABLE runs AS SELECT * FROM runs_arrow")
-    connection.unregister("stages_arrow")
-    connection.unregister("runs_arrow")
+    tables = {
+        "stages": ([_stage_row(item) for item in placed], _STAGES),
+        "runs": (runs, _RUNS),
+        "gates": (gates, _GATES),
+    }
+    for table, (rows, schema) in tables.items():
+        connection.register(f"{table}_arrow", pa.Table.from_pylist(rows, schema=schema))
+        columns = f"* REPLACE ({', '.join(f'{name}::JSON AS {name}' for name in _JSON)})" if table == "stages" else "*"
+        connection.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM {table}_arrow")
+        connection.unregister(f"{table}_arrow")
+    connection.create_function("reasoning", reasoning, ["VARCHAR", "VARCHAR"], "VARCHAR")
     for statement in _SEAL:
         connection.execute(statement)
     return connection
@@ -182,7 +205,7 @@ def _only_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.S
 
 
 def _hint(message: str) -> str:
-    names = [*VIEWS, "stages", "runs"]
+    names = [*VIEWS, "stages", "runs", "gates"]
     absent = re.search(r"Table with name \"?(\w+)\"? does not exist", message)
     near = get_close_matches(absent.group(1).lower(), names, n=1) if absent else []
     if near:
@@ -192,11 +215,11 @@ def _hint(message: str) -> str:
     return f"views: {', '.join(names)}; DESCRIBE VIEW_NAME lists the columns"
 
 
-def _placed_stages(store: Store, home: Path, names: Iterable[str]) -> list[_Placed]:
+def _placed_stages(store: Store, stages_of: Mapping[str, Iterable[StagePlan]]) -> list[_Placed]:
     manifests: dict[str, Manifest | None] = {}  # shared stages are read once
     placed = []
-    for name in names:
-        for stage in read_plan(home, name).stages:
+    for name, stages in stages_of.items():
+        for stage in stages:
             if stage.key not in manifests:
                 manifests[stage.key] = store.find(stage.key)
             placed.append(_Placed(name, stage, manifests[stage.key]))

@@ -3,17 +3,17 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from cgrpo_core.param_checks import FORBID, at_least
+from cgrpo_core.param_checks import FORBID, at_least, fraction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectParams:
     """Which refinements join the group. `correct`: correct ones first, else random (paper); `first_best`: the first
-    with reward 1, else the first of the highest reward (release)."""
+    with reward 1, else the first of the highest reward (release); `random`: whatever their reward (an ablation)."""
 
     __pydantic_config__: ClassVar = FORBID
     keep: int = 1
-    prefer: Literal["correct", "first_best"] = "correct"
+    prefer: Literal["correct", "first_best", "random"] = "correct"
     placement: Literal["add", "replace_wrong", "replace_first"] = "add"
 
     def __post_init__(self) -> None:
@@ -26,9 +26,9 @@ class AdvantageParams:
 
     baseline: `group_mean`, or `leave_one_out`, the mean of the other rows (RLOO). weights: `per_origin_mean` is the
     paper's 1/n and 1/k, `one_sum` the release's 1/(n+k), `equal` 1 for every row, where the loss divides by rows or
-    tokens itself. overlong_buffer_tokens: how many tokens before the limit the penalty for length begins (DAPO); null:
-    no penalty. equal_rewards: whether groups whose rewards are all equal stay in the batch, without gradient, or are
-    dropped from it and counted.
+    tokens itself. overlong_share: the last share of the token limit, in which the penalty for length grows from 0 to
+    overlong_penalty (dapo.py); null: no penalty. equal_rewards: whether groups whose rewards are all equal stay in the
+    batch, without gradient, or are dropped from it and counted.
     """
 
     __pydantic_config__: ClassVar = FORBID
@@ -37,12 +37,13 @@ class AdvantageParams:
     epsilon: float = 1e-6
     weights: Literal["per_origin_mean", "one_sum", "equal"] = "per_origin_mean"
     equal_rewards: Literal["keep", "drop"] = "keep"
-    overlong_buffer_tokens: int | None = None
+    overlong_share: float | None = None
     overlong_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         at_least(self, 0, "epsilon", "overlong_penalty")
-        at_least(self, 1, "overlong_buffer_tokens")
+        if self.overlong_share is not None:
+            fraction(self, "overlong_share")
         if self.baseline == "leave_one_out" and self.divide_by_std:
             raise ValueError(
                 "divide_by_std must be false with leave_one_out: each row has a group of its own there, that of the "

@@ -81,12 +81,6 @@ class Params:
                 "loss.mismatch goes with rollout.top_p 1: below it the sampler's log-probs are of a cut distribution, "
                 "and differ from the trainer's for that reason"
             )
-        buffer = self.advantage.overlong_buffer_tokens
-        if buffer is not None and buffer > self.rollout.max_response_tokens:
-            raise ValueError(
-                f"advantage.overlong_buffer_tokens is {buffer}, more than the {self.rollout.max_response_tokens} "
-                "tokens of rollout.max_response_tokens: the penalty would begin before the first token"
-            )
 
 
 BLOCKS: dict[str, type] = {name: item.default_factory for name, item in Params.__dataclass_fields__.items()}  # type: ignore[misc]

@@ -17,16 +17,20 @@ def select_refinements(
     """Return up to `params.keep` (refinement_id, reason) of one group's (refinement_id, reward), chosen ones first.
 
     correct: correct ones first, else random (paper, step 5); the draw, among several correct ones too, depends on seed
-    and ids alone, not on the order given. first_best: those of reward 1 in the order given, then the highest (release:
-    always the first, keep = 1). A reward of None (not judged) is never selected: the list may be empty.
+    and ids alone, not on the order given. random: drawn whatever their reward (the paper's ablation). first_best: those
+    of reward 1 in the order given, then the highest (release: always the first, keep = 1). A reward of None (not
+    judged) is never selected: the list may be empty.
     """
     judged = [(refinement_id, reward) for refinement_id, reward in refinements_of_group if reward is not None]
     if params.prefer == "first_best":
         ranked = sorted(judged, key=lambda pair: (pair[1] != CORRECT_REWARD, -pair[1]))
         return [(refinement_id, "first_best") for refinement_id, _ in ranked[: params.keep]]
-    drawn = sorted(judged, key=lambda pair: (pair[1] != CORRECT_REWARD, digest(["select", seed, pair[0]])))
+    by_reward = params.prefer == "correct"
+    drawn = sorted(
+        judged, key=lambda pair: (by_reward and pair[1] != CORRECT_REWARD, digest(["select", seed, pair[0]]))
+    )
     return [
-        (refinement_id, "correct" if reward == CORRECT_REWARD else "random")
+        (refinement_id, "correct" if by_reward and reward == CORRECT_REWARD else "random")
         for refinement_id, reward in drawn[: params.keep]
     ]
 

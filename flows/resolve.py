@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from cgrpo_core.errors import UserError
 from flows.overlays import overlay, parse_setting
-from flows.spec import Declaration, Pipeline, Spec
+from flows.spec import Declaration, Pipeline, Preset, Spec
 from flows.spec_errors import describe, nearest
 
 
@@ -49,6 +49,7 @@ def resolve(
     bindings: dict[str, str] = {}
     for name in presets or ([graph.preset] if graph.preset else []):
         preset = _pick("preset", name, declaration.presets, path)
+        _check_fits(name, preset, pipeline, declaration, path)
         merged = overlay(merged, {"params": preset.params})
         bindings |= preset.bind
     if profile is not None:
@@ -81,6 +82,25 @@ def bind(graph: Pipeline, bindings: dict[str, str], path: Path) -> Pipeline:
             raise UserError(f"{path}: a preset binds the unknown stage {stage!r}", nearest(stage, known))
         owner[stage] = owner[stage].model_copy(update={"engine": engine})
     return graph.model_copy(update=sections)
+
+
+def presets_for(pipeline: str, declaration: Declaration) -> list[str]:
+    """Return the names of the presets that are for a pipeline, in the order of the declaration."""
+    return [
+        name for name, preset in declaration.presets.items() if not preset.pipelines or pipeline in preset.pipelines
+    ]
+
+
+def _check_fits(name: str, preset: Preset, pipeline: str, declaration: Declaration, path: Path) -> None:
+    for named in preset.pipelines:
+        if named not in declaration.pipelines:
+            known = nearest(named, declaration.pipelines)
+            raise UserError(f"{path}: the preset {name!r} is for the pipeline {named!r}, which is not there", known)
+    if name not in presets_for(pipeline, declaration):
+        raise UserError(
+            f"the preset {name!r} is for the pipeline {' or '.join(preset.pipelines)}, not {pipeline}",
+            f"presets of {pipeline}: {', '.join(presets_for(pipeline, declaration))}",
+        )
 
 
 def _pick(what: str, name: str, known: dict[str, Any], path: Path) -> Any:

@@ -133,8 +133,9 @@ class Gate(Strict):
 
 
 class Preset(Strict):
-    """A choice of method: parameters, and stages bound to other engines."""
+    """A choice of method: parameters, and stages bound to other engines. `pipelines`: those it is for; empty: all."""
 
+    pipelines: list[str] = []
     params: Overlay = {}
     bind: dict[str, str] = {}
 

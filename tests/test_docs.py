@@ -1,9 +1,10 @@
 """The documentation, checked against the program: a command, query, path, link or parameter that is named exists."""
 
 import contextlib
+import json
 import re
 import shlex
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -176,10 +177,48 @@ def test_the_readme_names_every_column_that_a_problem_may_have() -> None:
         assert f"`{column}`" in BOOK["README.md"]
 
 
-def test_the_readme_names_every_preset_and_profile() -> None:
+def test_the_readme_names_every_profile_and_pipeline() -> None:
     declaration = yaml.safe_load((ROOT / "pipelines.yaml").read_text(encoding="utf-8"))
-    for name in (*declaration["presets"], *declaration["profiles"], *declaration["pipelines"]):
+    for name in (*declaration["profiles"], *declaration["pipelines"]):
         assert f"`{name}`" in BOOK["README.md"]
+
+
+def preset_rows() -> list[str]:
+    """Return the rows of the table of differences in docs/presets.md, as pipelines.yaml has them."""
+    from flows.resolve import read_declaration, resolve
+
+    declaration, _ = read_declaration(ROOT / "pipelines.yaml")
+
+    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        found = {}
+        for name, value in values.items():
+            found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        return found
+
+    base, rows = flat(asdict(declaration.params)), []
+    for name, preset in declaration.presets.items():
+        pipelines = preset.pipelines or list(declaration.pipelines)
+        spec = resolve(ROOT / "pipelines.yaml", pipelines[0], presets=[name])
+        changed = [
+            f"`{path}={json.dumps(value).strip(chr(34))}`"
+            for path, value in flat(asdict(spec.params)).items()
+            if value != base[path]
+        ]
+        changed += [f"`{stage}` on `{engine}`" for stage, engine in preset.bind.items()]
+        rows.append(f"| `{name}` | {', '.join(f'`{one}`' for one in pipelines)} | {', '.join(changed) or 'none'} |")
+    return rows
+
+
+def test_the_table_of_presets_is_that_of_the_declaration() -> None:
+    table = re.findall(r"^\| `[\w.]+` \| `[a-z].*\|$", BOOK["docs/presets.md"], flags=re.MULTILINE)
+    expected = "\n".join(preset_rows())
+    assert "\n".join(table) == expected, f"the rows are now:\n{expected}"
+
+
+def test_every_preset_has_its_reason() -> None:
+    reasons = dict(re.findall(r"^- `([\w.]+)`: (.+)$", BOOK["docs/presets.md"], flags=re.MULTILINE))
+    declaration = yaml.safe_load((ROOT / "pipelines.yaml").read_text(encoding="utf-8"))
+    assert set(declaration["presets"]) <= set(reasons)
 
 
 @pytest.mark.parametrize("page", list(BOOK))

@@ -293,7 +293,6 @@ def test_a_combination_that_means_nothing_is_refused_with_the_reason(asked: dict
             {"loss": LossParams(mismatch=MismatchParams(kind="truncated")), "rollout": RolloutParams(top_p=0.9)},
             "cut distribution",
         ),
-        ({"advantage": AdvantageParams(overlong_buffer_tokens=7000)}, "before the first token"),
     ],
 )
 def test_blocks_that_do_not_go_together_are_refused_with_the_reason(blocks: dict[str, object], reason: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from cgrpo_core.errors import UserError
 from flows.plan import compile_plan, used_inputs
-from flows.resolve import read_declaration, resolve
+from flows.resolve import presets_for, read_declaration, resolve
 from storage.plans import Plan
 
 FILE = Path(__file__).parents[2] / "pipelines.yaml"
@@ -27,7 +27,11 @@ def keys(value: Plan) -> dict[tuple[str, int | None, int | None], str]:
 
 @pytest.mark.parametrize(
     ("pipeline", "preset", "profile"),
-    list(itertools.product(DECLARATION.pipelines, DECLARATION.presets, DECLARATION.profiles)),
+    [
+        (pipeline, preset, profile)
+        for pipeline, profile in itertools.product(DECLARATION.pipelines, DECLARATION.profiles)
+        for preset in presets_for(pipeline, DECLARATION)
+    ],
 )
 def test_every_pipeline_preset_and_profile_makes_a_plan(pipeline: str, preset: str, profile: str) -> None:
     spec = resolve(FILE, pipeline, profile=profile, presets=[preset], sets=["run.iterations=2"])
@@ -36,6 +40,28 @@ def test_every_pipeline_preset_and_profile_makes_a_plan(pipeline: str, preset: s
     assert stages[-3:] == ["update", "checkpoint", "evaluate"]
     assert stages.count("rollout") == spec.params.run.chunks
     assert len({stage.key for stage in made.stages}) == len(made.stages)
+
+
+@pytest.mark.parametrize("pipeline", DECLARATION.pipelines)
+def test_every_pipeline_has_a_preset_of_its_own_as_default(pipeline: str) -> None:
+    assert DECLARATION.pipelines[pipeline].preset in presets_for(pipeline, DECLARATION)
+
+
+def test_no_two_presets_of_a_pipeline_mean_the_same() -> None:
+    for pipeline in DECLARATION.pipelines:
+        seen: dict[str, str] = {}
+        for preset in presets_for(pipeline, DECLARATION):
+            spec = resolve(FILE, pipeline, presets=[preset])
+            meaning = f"{spec.params} {[stage.engine for stage in spec.graph.explore.values()]}"
+            assert meaning not in seen, f"{preset} is {seen[meaning]}"
+            seen[meaning] = preset
+
+
+def test_a_preset_of_another_pipeline_is_refused_with_those_that_are_its_own() -> None:
+    with pytest.raises(UserError, match="'gspo' is for the pipeline grpo, not critique-grpo") as caught:
+        resolve(FILE, "critique-grpo", presets=["gspo"])
+    assert "official_intended" in caught.value.hint
+    assert "gspo" not in caught.value.hint
 
 
 def test_the_same_declaration_gives_the_same_keys() -> None:

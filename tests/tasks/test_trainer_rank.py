@@ -9,7 +9,7 @@ import torch
 from training_samples import RESPONSE_TOKENS, build_request, build_samples, without_advantage
 
 from cgrpo_core.errors import UserError
-from cgrpo_core.params import LossParams
+from cgrpo_core.params import LossParams, MismatchParams
 from cgrpo_core.weights import weights_digest
 from tasks.engines.export import read_tensors
 from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch, PolicyRef
@@ -279,3 +279,72 @@ def test_an_entropy_term_trains_on_rows_without_advantage(start, base):
     report = rank.update(request, rank.held())
     assert (report.status, report.samples_trained) == ("ok", 12)
     assert report.policy.weights_sha256 != base.weights_sha256
+
+
+def test_the_scaling_of_the_release_gives_each_micro_batch_eight_over_rows(start, model_dir):
+    from transformers import AutoModelForCausalLM
+
+    from tasks.engines.update_steps import Split, plan_mini_batches
+
+    loss = LossParams(
+        clip_low=None, clip_high=None, entropy_coef=0.01, entropy_aggregate="token_mean", scaling="release"
+    )
+    samples = tuple(replace(sample, weight=1.0) for sample in build_samples())
+    request = replace(build_request(samples, tokens_per_micro_batch=60), loss=loss)
+    (step,) = plan_mini_batches(request, Split(rank=0, world_size=1, packed_tokens=0))
+    assert len(step.micro_batches) > 2
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    expected = 0.0
+    for micro in step.micro_batches:
+        terms, entropies = 0.0, []
+        for (s,) in micro:
+            ids = torch.tensor([s.prompt_token_ids + s.token_ids])
+            start_at = len(s.prompt_token_ids)
+            logs = model(input_ids=ids).logits[0, start_at - 1 : -1].log_softmax(-1)
+            probs = logs.gather(-1, ids[0, start_at:, None]).squeeze(-1).exp()
+            ratio = probs / (probs + 0.1) if s.origin == "refinement" else probs / probs.detach()
+            terms = terms - s.advantage * ratio.sum() / RESPONSE_TOKENS
+            entropies.append(torch.special.entr(logs.exp()).sum(-1))
+        expected = expected + 8 / len(samples) * (terms - 0.01 * torch.cat(entropies).mean())
+    expected.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+    rank = start()
+    report = rank.update(request, rank.held())
+    assert report.loss == pytest.approx(expected.item(), abs=1e-6)
+    assert report.grad_norm == pytest.approx(norm.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossParams(kind="grpo", aggregate="token_mean", clip_high=0.28),
+        LossParams(kind="grpo", ratio="sequence", aggregate="sequence_mean", clip_low=3e-4, clip_high=4e-4),
+        LossParams(ratio="cispo", clip_low=None, clip_high=4.0, aggregate="token_mean"),
+        LossParams(ratio="none", clip_low=None, clip_high=None),
+        LossParams(entropy_coef=0.01, entropy_aggregate="token_mean"),
+    ],
+    ids=["token_mean", "sequence", "cispo", "reinforce", "entropy"],
+)
+def test_no_loss_depends_on_how_a_step_is_cut(start, tmp_path, loss):
+    whole, cut = start(), start(packed_tokens=200)
+    for _ in range(2):
+        reports = [
+            rank.update(replace(build_request(build_samples(), tokens_per_micro_batch=tokens), loss=loss), rank.held())
+            for rank, tokens in ((whole, 1000), (cut, 20))
+        ]
+        assert {report.status for report in reports} == {"ok"}
+        assert reports[1].grad_norm == pytest.approx(reports[0].grad_norm, rel=1e-4)
+        assert reports[1].loss == pytest.approx(reports[0].loss, abs=1e-6)
+    # AdamW makes steps of 1e-4 of the smallest gradients too, so what rounding does to those shows.
+    assert_close(weights_of(cut, tmp_path / "cut"), weights_of(whole, tmp_path / "whole"), atol=1e-5)
+
+
+def test_a_mismatch_correction_reports_its_weights(start):
+    rank = start()
+    request = replace(
+        build_request(build_samples()), loss=LossParams(mismatch=MismatchParams(kind="truncated", cap=1.01))
+    )
+    report = rank.update(request, rank.held())
+    assert 0 < report.mismatch_capped_fraction < 1
+    assert 0 < report.mismatch_weight_mean <= 1.01
+    assert report.kl_to_reference is None

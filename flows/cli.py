@@ -9,7 +9,7 @@ import sys
 import typer
 
 from cgrpo_core.errors import UserError
-from flows import cli_ask, cli_run
+from flows import cli_ask, cli_history, cli_run
 from flows.terminal import fail
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 # In the order of --help.
 COMMANDS = (
     *(cli_run.run, cli_run.resume, cli_run.plan, cli_run.model, cli_run.status),
+    *(cli_history.rerun, cli_history.fork),
     *(cli_ask.sql, cli_run.serve, cli_run.ui, cli_run.engines, cli_ask.golden),
 )
 for command in COMMANDS:

@@ -6,6 +6,7 @@ import typer
 
 from flows.terminal import (
     DECLARATION,
+    AllOption,
     FileOption,
     JsonOption,
     NameOption,
@@ -48,12 +49,13 @@ def plan(
     set_: SetOption = [],  # noqa: B006
     name: NameOption = None,
     file: FileOption = DECLARATION,
+    every: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the stages with their keys, and whether each would run or be reused. Nothing is run."""
+    """Print which stages would run or be reused and why, what they should take, and whether the engines fit."""
     from flows.report import print_plan
 
-    print_plan(file, pipeline, profile=profile, presets=preset, sets=set_, as_json=as_json)
+    print_plan(file, pipeline, profile=profile, presets=preset, sets=set_, every=every, as_json=as_json)
 
 
 def model(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from flows.fit import estimate_memory, keep_estimate
 from flows.leaves import make_plan
 from storage.runs import Run, create_run
 
@@ -12,4 +13,6 @@ def new_run(
     """Plan and freeze a new run. Raises UserError, and then no run is there."""
     plan = make_plan(file, pipeline, profile=profile, presets=presets, sets=sets)
     options = {"file": str(file), "profile": profile, "presets": presets, "sets": sets}
-    return create_run(home, name=name, plan=plan, options=options)
+    run = create_run(home, name=name, plan=plan, options=options)
+    keep_estimate(home, run.name, estimate_memory(home, plan))
+    return run

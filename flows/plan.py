@@ -4,8 +4,8 @@ Keys are lineage keys (storage/keys.py), so the whole run is known before it sta
 very stages of a shorter one.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cgrpo_core.errors import UserError
@@ -21,6 +21,7 @@ from tasks.versions import STAGE_VERSIONS
 RESULT_OPTIONS = ("dtype",)
 
 Outputs = dict[str, tuple[InputRef, ...]]  # "stage.output" -> where it will be
+Amend = Callable[[StagePlan], StagePlan]  # what a plan that continues another does to each stage; see derive.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +32,46 @@ class _Scope:
     leaves: Mapping[str, dict[str, Any]]
     outputs: Outputs
     section: Section
+    amend: Amend
     iteration: int | None = None
     chunk: int | None = None
 
 
-def compile_plan(spec: Spec, leaf_identities: Mapping[str, dict[str, Any]]) -> Plan:
-    """Return the plan of `spec`. leaf_identities: input name -> what identifies its content. Raises UserError."""
+def as_compiled(stage: StagePlan) -> StagePlan:
+    """Return the stage as it is: a plan of its own amends nothing."""
+    return stage
+
+
+def compile_plan(
+    spec: Spec,
+    leaf_identities: Mapping[str, dict[str, Any]],
+    *,
+    amend: Amend = as_compiled,
+    kept: tuple[StagePlan, ...] = (),
+) -> Plan:
+    """Return the plan of `spec`. leaf_identities: input name -> what identifies its content. Raises UserError.
+
+    kept: stages of another plan, its setup and first iterations, that stand first as they are; this plan goes on from
+    there. amend: is given each compiled stage and returns the one that takes its place; those after it read that one.
+    """
     check(spec)
     leaves = {name: {**leaf.model_dump(), "identity": leaf_identities[name]} for name, leaf in spec.inputs.items()}
     outputs: Outputs = {}
-    stages: list[StagePlan] = []
-    setup = _Scope(spec, leaves, outputs, "setup")
+    stages = list(kept)
+    known = {stage.key for stage in kept}
+    setup = _Scope(spec, leaves, outputs, "setup", amend)
     for name, stage in spec.graph.setup.items():
-        stages.append(_stage_plan(setup, name, stage, outputs))
+        settled = _stage_plan(setup, name, stage, outputs)
+        if settled.key not in known:
+            stages.append(settled)
     carried = {name: outputs[carry.first] for name, carry in spec.graph.carry.items()}
-    for iteration in range(1, spec.params.run.iterations + 1):
-        produced = dict(_iteration(spec, leaves, {**outputs, **_carry_names(carried)}, iteration, stages))
+    done = max((stage.iteration or 0 for stage in kept), default=0)
+    if done:
+        produced = gather([stage for stage in kept if stage.iteration == done])
+        carried = {name: produced[carry.next] for name, carry in spec.graph.carry.items()}
+    for iteration in range(done + 1, spec.params.run.iterations + 1):
+        scope = _Scope(spec, leaves, {**outputs, **_carry_names(carried)}, "explore", amend, iteration)
+        produced = _iteration(scope, stages)
         carried = {name: produced[carry.next] for name, carry in spec.graph.carry.items()}
     config = {
         "pipeline": spec.pipeline,
@@ -89,26 +114,34 @@ def check(spec: Spec) -> None:
         )
 
 
-def _iteration(
-    spec: Spec, leaves: Mapping[str, dict[str, Any]], before: Outputs, iteration: int, stages: list[StagePlan]
-) -> Outputs:
-    gathered: Outputs = {}
+def gather(stages: list[StagePlan]) -> Outputs:
+    """Return what the stages of one iteration offer to those after them: `update.policy`, `explore.select.selection`,
+    the latter of all chunks in their order."""
+    outputs: Outputs = {}
+    for stage in stages:
+        for output in stage.outputs:
+            ref = InputRef(key=stage.key, output=output)
+            if stage.section == "explore":
+                name = f"explore.{stage.stage}.{output}"
+                outputs[name] = (*outputs.get(name, ()), ref)
+            else:
+                outputs[f"{stage.stage}.{output}"] = (ref,)
+    return outputs
+
+
+def _iteration(before: _Scope, stages: list[StagePlan]) -> Outputs:
+    spec, iteration, own = before.spec, before.iteration or 0, []
     for chunk in range(spec.params.run.chunks):
-        outputs = dict(before)
-        scope = _Scope(spec, leaves, outputs, "explore", iteration, chunk)
-        for name, stage in spec.graph.explore.items():
-            stages.append(_stage_plan(scope, name, stage, outputs))
-            for output in stage.out:
-                gathered[f"explore.{name}.{output}"] = (
-                    *gathered.get(f"explore.{name}.{output}", ()),
-                    *outputs[f"{name}.{output}"],
-                )
-    outputs = {**before, **gathered}
-    scope = _Scope(spec, leaves, outputs, "learn", iteration)
+        outputs = dict(before.outputs)
+        scope = replace(before, outputs=outputs, chunk=chunk)
+        own += [_stage_plan(scope, name, stage, outputs) for name, stage in spec.graph.explore.items()]
+    outputs = {**before.outputs, **gather(own)}
+    scope = replace(before, outputs=outputs, section="learn")
     last = iteration == spec.params.run.iterations
     for name, stage in spec.graph.learn.items():
         if last or stage.every is None or iteration % _every(spec, name, stage.every) == 0:
-            stages.append(_stage_plan(scope, name, stage, outputs))
+            own.append(_stage_plan(scope, name, stage, outputs))
+    stages += own
     return outputs
 
 
@@ -139,16 +172,13 @@ def _stage_plan(scope: _Scope, name: str, stage: Stage, outputs: Outputs) -> Sta
         salt="",
         seed=scope.spec.params.run.seed,
     )
-    key = stage_key(ingredients)
-    for output in stage.out:
-        outputs[f"{name}.{output}"] = (InputRef(key=key, output=output),)
-    return StagePlan(
+    compiled = StagePlan(
         stage=name,
         task=stage.task,
         section=scope.section,
         iteration=scope.iteration,
         chunk=scope.chunk,
-        key=key,
+        key=stage_key(ingredients),
         ingredients=ingredients,
         inputs=inputs,
         leaves=leaves,
@@ -158,6 +188,10 @@ def _stage_plan(scope: _Scope, name: str, stage: Stage, outputs: Outputs) -> Sta
         retries=stage.retries,
         resources=dict(stage.resources),
     )
+    settled = scope.amend(compiled)
+    for output in settled.outputs:
+        outputs[f"{name}.{output}"] = (InputRef(key=settled.key, output=output),)
+    return settled
 
 
 def _engine(scope: _Scope, stage: Stage) -> dict[str, Any] | None:

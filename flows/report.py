@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -28,32 +28,19 @@ NEXT_QUERY = (
 
 
 def print_plan(
-    file: Path, pipeline: str, *, profile: str | None, presets: list[str], sets: list[str], as_json: bool
+    file: Path, pipeline: str, *, profile: str | None, presets: list[str], sets: list[str], every: bool, as_json: bool
 ) -> None:
-    """Print every stage with its key and whether it would run or be reused."""
+    """Print what would run and what would be reused, and why; what it should take; whether the engines fit."""
+    from flows.forecast import as_json as plain
+    from flows.forecast import forecast
+    from flows.plan_report import print_forecast
+
     plan = make_plan(file, pipeline, profile=profile, presets=presets, sets=sets)
-    store = Store(data_home())
-    rows = [
-        {
-            "iteration": stage.iteration,
-            "chunk": stage.chunk,
-            "section": stage.section,
-            "stage": stage.stage,
-            "engine": stage.engine["name"] if stage.engine else None,
-            "action": "reuse" if store.find(stage.key) else "run",
-            "key": stage.key,
-        }
-        for stage in plan.stages
-    ]
+    found = forecast(data_home(), plan)
     if as_json:
-        dump_json(rows)
-        return
-    show_table(
-        ["iteration", "chunk", "section", "stage", "engine", "action", "key"],
-        [[*list(row.values())[:-1], str(row["key"])[:16]] for row in rows],
-    )
-    reused = sum(row["action"] == "reuse" for row in rows)
-    say(f"{len(rows)} stages: {len(rows) - reused} to run, {reused} to reuse")
+        dump_json(plain(found))
+    else:
+        print_forecast(found, every=every)
 
 
 def print_status(name: str | None, *, as_json: bool) -> None:
@@ -142,14 +129,15 @@ def _cases(path: Path) -> list[Any]:
     return cases if isinstance(cases, list) else [cases]
 
 
-def show_table(columns: list[str], rows: list[Any]) -> None:
-    """Print a table to stdout; cell text is shown as it is, never read as markup or terminal control."""
+def show_table(columns: list[str], rows: list[Any], file: TextIO | None = None) -> None:
+    """Print a table to stdout, or to `file`; cell text is shown as it is, never read as markup or terminal control."""
     table = Table(show_header=any(columns))
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    file = file or sys.stdout
+    console = Console(file=file, width=None if file.isatty() else 200)
     console.print(table)
 
 

@@ -4,7 +4,7 @@ Overlay order: base, presets, profile, `--set`. A profile resizes and relocates,
 stage to another engine; neither changes an edge. There is no interpolation and there are no expressions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,20 @@ def resolve(
         "base_dir": str(path.resolve().parent),
     }
     spec: Spec = _validate(Spec, values, where)
+    return spec
+
+
+def respecify(config: Mapping[str, Any], sets: Sequence[str] = ()) -> Spec:
+    """Return what a frozen plan was compiled from (its `config`), with settings laid over it. Raises UserError."""
+    values = {name: config[name] for name in Spec.model_fields if name in config}
+    values["inputs"] = {
+        name: {key: value for key, value in leaf.items() if key != "identity"}
+        for name, leaf in config["inputs"].items()
+    }
+    overlays = {name: values.pop(name) for name in ("inputs", "engines", "params")}
+    for setting in sets:
+        overlays = overlay(overlays, parse_setting(setting))
+    spec: Spec = _validate(Spec, {**values, **overlays}, ", ".join(["the settings of the run", *sets]))
     return spec
 
 

@@ -4,13 +4,17 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cgrpo_core.errors import UserError
 from flows.home import data_home
 from flows.interrupts import interruptible
 from flows.server import prefect_server, start_server, stop_server
-from flows.terminal import say
+from flows.terminal import dump_json, say
 from storage.runs import Run, open_run, run_state
+
+if TYPE_CHECKING:
+    from flows.history import Derived
 
 QUIET = "CRITICAL"
 
@@ -58,7 +62,24 @@ def go_on(name: str | None, *, accept: list[str]) -> None:
     _carry_out(home, run)
 
 
-def _carry_out(home: Path, run: Run) -> None:
+def start_derived(derived: "Derived", *, name: str | None, dry_run: bool, every: bool, as_json: bool) -> None:
+    """Say what a fork or rerun would do; unless that was all, freeze it as a run and carry it out."""
+    from flows.forecast import as_json as plain
+    from flows.forecast import forecast
+    from flows.history import freeze
+    from flows.plan_report import print_forecast
+
+    home = data_home()
+    found = forecast(home, derived.plan, against=(derived.parent.name, derived.parent_plan))
+    if as_json:
+        dump_json({"parent": derived.parent.name, **derived.options, **plain(found)})
+    else:
+        print_forecast(found, every=every, file=None if dry_run else sys.stderr)
+    if not dry_run:
+        _carry_out(home, freeze(home, derived, name), summary=not as_json)
+
+
+def _carry_out(home: Path, run: Run, *, summary: bool = True) -> None:
     began = time.monotonic()
     go_on_with = f"go on with: cgrpo resume {run.name}"
     say(f"run {run.name}: starting (data under {home})")
@@ -81,6 +102,8 @@ def _carry_out(home: Path, run: Run) -> None:
     except BaseException:
         say(f"\nrun {run.name} broke off; what is published stays\n\nhint: {go_on_with}")
         raise
+    if not summary:
+        return
     from flows.report import print_summary
 
     print_summary(home, run, seconds=time.monotonic() - began)

@@ -15,6 +15,8 @@ SetOption = Annotated[
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run; by default pipeline and time.")]
 FileOption = Annotated[Path, typer.Option("--file", help="The declaration.")]
+AllOption = Annotated[bool, typer.Option("--all", help="List every stage.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunArgument = Annotated[str | None, typer.Argument(help="A run; by default the newest.")]
 DECLARATION = Path("pipelines.yaml")
@@ -33,3 +35,15 @@ def say(text: str) -> None:
 def dump_json(value: object) -> None:
     """Print a value as JSON to stdout."""
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def as_gib(size: float) -> str:
+    """Return bytes as GiB, with as many digits as matter."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"
+
+
+def as_duration(seconds: float) -> str:
+    """Return seconds as `40 s`, `12 min` or `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -112,6 +112,10 @@ class Store:
         _check_seal(path, content)
         return manifest
 
+    def has(self, key: str) -> bool:
+        """Tell whether an artifact is published; nothing of it is read."""
+        return (self.path(key) / MANIFEST).is_file()
+
     def publish(self, manifest: Manifest, tables: Mapping[str, tuple[type, Sequence[Any]]]) -> Manifest:
         """Write tables (output -> record class, rows) and the manifest, which gets its `outputs` here; return it.
 

@@ -75,6 +75,19 @@ def resolve_model(
     raise _unknown(declaration)
 
 
+def find_model(declaration: Mapping[str, Any], home: Path, base_dir: Path) -> Path | None:
+    """Return the directory of a base model if it is at hand; nothing is converted or downloaded."""
+    match declaration["kind"]:
+        case "pypi_gguf":
+            directory = _cache(home) / digest(_package(declaration))[:20]
+            return directory if (directory / MARKER).is_file() else None
+        case "hf_model":
+            return _downloaded_before(declaration)
+        case "path":
+            return _local_model(declaration, base_dir)
+    raise _unknown(declaration)
+
+
 def model_weights_digest(model_dir: Path | str) -> str:
     """Return the digest of the tensors in a model directory's safetensors files, one tensor in memory at a time."""
     from safetensors import safe_open
@@ -211,6 +224,17 @@ def _downloaded(declaration: Mapping[str, Any], progress: Progress) -> Path:
             f"the hub model {repo} at {revision[:12]} cannot be had: {str(fault).strip().splitlines()[0]}",
             "check repo and revision, and that there is a network; or download it and use `kind: path`",
         ) from None
+
+
+def _downloaded_before(declaration: Mapping[str, Any]) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    where = {"repo_id": declaration["repo"], "revision": pinned(declaration), "local_files_only": True}
+    try:
+        return Path(snapshot_download(**where, allow_patterns=HUB_PATTERNS))
+    except LocalEntryNotFoundError:
+        return None
 
 
 def _unknown(declaration: Mapping[str, Any]) -> UserError:

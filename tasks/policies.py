@@ -86,6 +86,7 @@ def sample_with(
         "completion_tokens": sum(len(completion.token_ids) for completion in completions),
         "lease_seconds": leased - began,
         "sampling_seconds": time.monotonic() - leased,
+        **sampler.peak_memory(),
     }
     return Sampled(completions=completions, metrics=metrics, evidence=_served(sampler, policy))
 

@@ -41,7 +41,7 @@ def update_policy(context: StageContext, samples: list[TrainingSample], policy: 
     return Published(
         tables={"policy": [child], "metrics": [_metrics(report, samples)]},
         counts={"samples": len(samples), "non_finite_steps": report.non_finite_steps},
-        metrics={"update_seconds": report.seconds},
+        metrics={"update_seconds": report.seconds, **trainer.peak_memory()},
         directories={"weights": weights},
     )
 

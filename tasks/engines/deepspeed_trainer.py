@@ -12,6 +12,7 @@ from typing import Any
 from cgrpo_core.errors import UserError
 from tasks.engines.actors import GRACE_SECONDS, INFO, NAMESPACE, answer, find_actor, stop_actors
 from tasks.engines.faults import EngineLost
+from tasks.engines.memory import largest
 from tasks.engines.protocol import PolicyRef, UpdateReport, UpdateRequest
 from tasks.engines.trainer_rank import TrainerOptions, TrainerRank
 
@@ -63,6 +64,12 @@ class DeepSpeedTrainer:
 
         sizes: list[int] = ray.get([rank.peak_rss_bytes.remote() for rank in self._ranks])
         return sizes
+
+    def peak_memory(self) -> dict[str, int]:
+        """Return the peaks of the rank that needs most."""
+        import ray
+
+        return largest(ray.get([rank.peak_memory.remote() for rank in self._ranks]))
 
     def kill(self) -> None:
         """End all ranks."""

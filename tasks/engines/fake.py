@@ -76,6 +76,10 @@ class FakeSampler:
         self._completion_tokens += sum(len(completion.token_ids) for completion in completions)
         return completions
 
+    def peak_memory(self) -> dict[str, int]:
+        """Return nothing: a fake is no process."""
+        return {}
+
     def stats(self) -> EngineStats:
         """Return the counters; a fake takes no time."""
         return EngineStats(
@@ -140,6 +144,10 @@ class FakeTrainer:
         """Write fake weights into a directory."""
         _expect(self._held, expect)
         write_fake_weights(directory, expect.weights_sha256)
+
+    def peak_memory(self) -> dict[str, int]:
+        """Return nothing: a fake is no process."""
+        return {}
 
     def save_checkpoint(self, directory: str, expect: PolicyRef) -> None:
         """Write fake weights and the optimizer step into a directory."""

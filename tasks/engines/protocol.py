@@ -89,6 +89,9 @@ class Sampler(Protocol):
     def stats(self) -> EngineStats:
         """Return the counters."""
 
+    def peak_memory(self) -> dict[str, int]:
+        """Return the most that one of its processes has used so far, as memory.peak_memory names it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateRequest:
@@ -151,3 +154,6 @@ class Trainer(Protocol):
 
     def save_checkpoint(self, directory: str, expect: PolicyRef) -> None:
         """Write a checkpoint into `directory` (new or empty)."""
+
+    def peak_memory(self) -> dict[str, int]:
+        """Return the most that one of its processes has used so far, as memory.peak_memory names it."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cgrpo_core.params import LossParams
+from tasks.engines.memory import peak_memory
 from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch, PolicyRef, UpdateReport, UpdateRequest
 
 if TYPE_CHECKING:
@@ -158,6 +159,10 @@ class TrainerRank:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def peak_memory(self) -> dict[str, int]:
+        """Return the largest use of memory, and of a GPU, by this process so far."""
+        return peak_memory()
 
     def _state(self, engine: "ZeroEngine") -> "TrainerState":
         from tasks.engines.trainer_checkpoint import TrainerState

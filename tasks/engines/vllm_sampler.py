@@ -12,6 +12,7 @@ from typing import Any
 
 from tasks.engines.actors import INFO, NAMESPACE, call_all, find_actor, stop_actors
 from tasks.engines.engine_loop import NOTHING_YET, EngineLoop, SamplerStats
+from tasks.engines.memory import largest, peak_memory
 from tasks.engines.protocol import Completion, PolicyRef, SampleRequest, SamplingSettings
 from tasks.engines.sampler_options import SamplerOptions, check_requests, read_declaration
 
@@ -57,6 +58,10 @@ class SamplerActor:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def peak_memory(self) -> dict[str, int]:
+        """Return the largest use of memory, and of a GPU, by this process so far."""
+        return peak_memory()
 
     def _engine(self) -> EngineLoop:
         self.start()
@@ -124,6 +129,11 @@ class VllmSampler:
     def peak_rss_bytes(self) -> list[int]:
         """Return the largest resident set so far of each replica's process."""
         return call_all({name: actor.peak_rss_bytes.remote() for name, actor in self._named()})
+
+    def peak_memory(self) -> dict[str, int]:
+        """Return the peaks of the replica that needs most."""
+        calls = {name: actor.peak_memory.options(concurrency_group=INFO).remote() for name, actor in self._named()}
+        return largest(call_all(calls))
 
     def _named(self) -> list[tuple[str, Any]]:
         return list(self._actors.items())

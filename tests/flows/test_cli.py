@@ -28,7 +28,7 @@ def cgrpo(monkeypatch, capsys, tmp_path):
 
 def test_plan_prints_every_stage_and_starts_nothing(cgrpo, tmp_path):
     code, out, _ = cgrpo("plan", "critique-grpo", "--profile", "cpu", "--set", "run.iterations=1", "--json")
-    stages = json.loads(out)
+    stages = json.loads(out)["stages"]
     assert code == 0
     assert [stage["stage"] for stage in stages][-3:] == ["update", "checkpoint", "evaluate"]
     assert {stage["action"] for stage in stages} == {"run"}
@@ -54,6 +54,10 @@ def test_plan_prints_every_stage_and_starts_nothing(cgrpo, tmp_path):
         (["status", "nothing"], "no run nothing", "cgrpo run"),
         (["sql", "select * from respnses"], "respnses", "responses"),
         (["sql", "copy responses to 'x.csv'"], "SELECT", ""),
+        (["rerun", "nothing", "--from", "critique"], "no run nothing", "cgrpo run"),
+        (["rerun", "nothing"], "--from", "--help"),
+        (["fork", "nothing@2"], "no run nothing", "cgrpo run"),
+        (["fork", "nothing"], "'nothing' is not RUN@ITERATION", "nothing@12"),
         (["golden", "docs"], "no *.json vector files", "tests/data/golden"),
         (["engines"], "RAY_ADDRESS is not set", "local Ray"),
         (["frobnicate"], "frobnicate", "--help"),

@@ -202,7 +202,10 @@ class ZeroEngine:
 
 
 def _config(zero_stage: int, bf16: bool) -> dict[str, Any]:
+    # Micro-batches and ranks are added up in float32: a bfloat16 sum loses what is 1/256 of it.
+    sums = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"} if bf16 else {}
     return {
+        **sums,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "zero_allow_untested_optimizer": True,

@@ -348,3 +348,15 @@ def test_a_mismatch_correction_reports_its_weights(start):
     assert 0 < report.mismatch_capped_fraction < 1
     assert 0 < report.mismatch_weight_mean <= 1.01
     assert report.kl_to_reference is None
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bfloat16_gradients_of_many_micro_batches_are_added_up_in_float32(start, stage):
+    """A bfloat16 sum stands still once what is added is less than 1/256 of it."""
+    row = next(sample for sample in build_samples() if sample.advantage != 0)
+    norms = {}
+    for count in (1, 400):
+        rows = tuple(replace(row, sample_id=f"r-{place}") for place in range(count))
+        rank = start(stage, dtype="bfloat16")
+        norms[count] = rank.update(build_request(rows, tokens_per_micro_batch=1), rank.held()).grad_norm
+    assert norms[400] == pytest.approx(400 * norms[1], rel=1e-3)

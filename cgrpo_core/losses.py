@@ -67,6 +67,12 @@ def policy_loss(rows: LossRows, params: LossParams, divide_by: Denominators) -> 
     entropy_coef * H where the bonus is aggregated as the loss is. Raises ValueError for a denominator that is not
     positive, and for a term whose log-probs or entropy were not given.
     """
+    loss, sums = loss_and_sums(rows, params, divide_by)
+    return LossTerms(loss=loss, sums={name: float(sums[name].detach()) for name in SUM_NAMES})
+
+
+def loss_and_sums(rows: LossRows, params: LossParams, divide_by: Denominators) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what policy_loss does, with the sums as tensors: nothing waits for the device."""
     _validate_call(rows, params, divide_by)
     valid = rows.mask.bool()
     off_policy = rows.off_policy.bool()
@@ -100,7 +106,7 @@ def policy_loss(rows: LossRows, params: LossParams, divide_by: Denominators) -> 
         "off_policy_prob_sum": torch.where(off_tokens, new, -torch.inf).exp().sum(),
         **extra,
     }
-    return LossTerms(loss=loss, sums={name: float(sums[name].detach()) for name in SUM_NAMES})
+    return loss, sums
 
 
 def _corrected(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cgrpo_core.errors import UserError
-from cgrpo_core.logprobs import taken_logprobs
+from cgrpo_core.logprobs import Pull, taken_logprobs
 from cgrpo_core.records import TrainingSample
 from tasks.engines.micro_batch import build_micro_batch
 
@@ -34,6 +34,7 @@ class PolicyModule(torch.nn.Module):
         targets: Tensor,
         temperature: float,
         with_entropy: bool,
+        pull: Pull | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return log-probs and entropy (or None), both [B, T], of `targets` [B, T] given what comes before them.
 
@@ -53,6 +54,7 @@ class PolicyModule(torch.nn.Module):
             temperature=temperature,
             with_entropy=with_entropy,
             chunk_tokens=self.chunk_tokens,
+            pull=pull,
         )
         return logprobs, entropy
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cgrpo_core.aggregation import StepSize, denominators, step_size
+from cgrpo_core.aggregation import Denominators, StepSize, denominators, step_size
 from cgrpo_core.batching import assign_to_ranks, split_micro_batches, split_mini_batches
+from cgrpo_core.logprobs import Pull
+from cgrpo_core.loss_pull import loss_pull
 from cgrpo_core.loss_rows import LossRows
 from cgrpo_core.losses import SUM_NAMES, policy_loss
 from cgrpo_core.params import LossParams
@@ -194,7 +196,8 @@ def _accumulate(
     final = len(mini_batch.micro_batches) - 1
     for index, (packs, old) in enumerate(zip(mini_batch.micro_batches, old_logprobs, strict=True)):
         batch = build_micro_batch(packs, engine.device)
-        logprobs, entropy = engine.logprobs(batch, request.sampling_temperature, with_entropy=True)
+        pull = _pull(batch, old, request, divide_by, engine.world_size)
+        logprobs, entropy = engine.logprobs(batch, request.sampling_temperature, with_entropy=True, pull=pull)
         if old is None:
             gap.add(batch, logprobs)
         rows = LossRows(
@@ -212,6 +215,24 @@ def _accumulate(
         for name, value in terms.sums.items():
             sums[name] += value
     return dict(zip(sums, _sum_over_ranks(list(sums.values()), engine.device), strict=True))
+
+
+def _pull(
+    batch: MicroBatch, old: Tensor | None, request: UpdateRequest, divide_by: Denominators, world_size: int
+) -> Pull | None:
+    """Return what the loss below will ask of each log-prob, where that can be known before all of them are."""
+    return loss_pull(
+        old_logprobs=old,
+        advantages=batch.advantages,
+        weights=batch.weights,
+        off_policy=batch.off_policy,
+        mask=batch.mask,
+        sampling_logprobs=batch.sampling_logprobs,
+        ref_logprobs=None,
+        params=request.loss,
+        divide_by=divide_by,
+        factor=world_size,
+    )
 
 
 def _checked_or_dropped(engine: ZeroEngine, gap: LogprobGap, limit: float | None) -> LogprobGap:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cgrpo_core.logprobs import Pull
 from cgrpo_core.params import OptimizerParams
 from tasks.engines.micro_batch import MicroBatch, build_micro_batch
 from tasks.engines.policy_module import PolicyModule
@@ -89,9 +90,11 @@ class ZeroEngine:
         if self.zero_stage > 0:
             self._engine.optimizer.clip_grad = params.max_grad_norm
 
-    def logprobs(self, batch: MicroBatch, temperature: float, *, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
-        """Return log-probs and entropy (or None), both [B, T] (collective at stage 3)."""
-        logprobs, entropy = self._engine(*batch.inputs(), temperature, with_entropy)
+    def logprobs(
+        self, batch: MicroBatch, temperature: float, *, with_entropy: bool, pull: Pull | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return log-probs and entropy (or None), both [B, T] (collective at stage 3). pull: see taken_logprobs."""
+        logprobs, entropy = self._engine(*batch.inputs(), temperature, with_entropy, pull)
         return logprobs, entropy
 
     def accumulate(self, loss: Tensor, *, last: bool) -> None:

@@ -360,3 +360,15 @@ def test_bfloat16_gradients_of_many_micro_batches_are_added_up_in_float32(start,
         rank = start(stage, dtype="bfloat16")
         norms[count] = rank.update(build_request(rows, tokens_per_micro_batch=1), rank.held()).grad_norm
     assert norms[400] == pytest.approx(400 * norms[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(("stage", "mini_batch_prompts"), [(0, 64), (0, 1), (2, 64), (3, 64)])
+def test_the_logits_of_an_update_are_computed_once(start, monkeypatch, stage, mini_batch_prompts):
+    """The backward pass would compute them again if the promised gradient were not the one that arrives."""
+
+    def again(*_):
+        raise AssertionError("computed again")
+
+    rank = start(stage)
+    monkeypatch.setattr("cgrpo_core.logprobs.logs_again", again)
+    assert update(rank, mini_batch_prompts=mini_batch_prompts).status == "ok"

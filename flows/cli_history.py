@@ -45,3 +45,29 @@ def fork(
 
     derived = plan_fork(data_home(), run, set_)
     start_derived(derived, name=name, dry_run=dry_run, every=every, as_json=as_json)
+
+
+def explain(
+    run: Annotated[str, typer.Argument(help="A run.")],
+    stage: Annotated[str, typer.Argument(metavar="STAGE[@ITERATION]", help="A stage of it, as update@2.")],
+    other: Annotated[str | None, typer.Argument(help="Another run, to compare with.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a stage's key is made of; with another run, what differs and where that begins."""
+    from flows.explain import explain as print_explanation
+    from flows.home import data_home
+
+    print_explanation(data_home(), run, stage, other, as_json=as_json)
+
+
+def diff(
+    run: Annotated[str, typer.Argument(help="A run.")],
+    other: Annotated[str, typer.Argument(help="Another run.")],
+    tolerance: Annotated[float, typer.Option("--tolerance", help="Numbers that differ by no more are the same.")] = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the first artifact in which two runs differ, row by row and field by field."""
+    from flows.diff_report import print_diff
+    from flows.home import data_home
+
+    print_diff(data_home(), run, other, tolerance=tolerance, as_json=as_json)

@@ -78,10 +78,10 @@ def status(run: RunArgument = None, as_json: JsonOption = False) -> None:
 
 
 def serve(limit: Annotated[int, typer.Option("--limit", help="How many runs may go on at once.")] = 1) -> None:
-    """Serve the deployment cgrpo/train from this process, until Ctrl-C."""
-    from flows.runner import serve_deployment
+    """Serve the deployments cgrpo/train, cgrpo/resume and the others from this process, until Ctrl-C."""
+    from flows.deployments import serve_deployments
 
-    serve_deployment(limit)
+    serve_deployments(limit)
 
 
 def ui(port: Annotated[int, typer.Option("--port", help="Loopback port; 0 takes a free one.")] = 4200) -> None:

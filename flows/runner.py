@@ -122,17 +122,6 @@ def _quiet_console() -> None:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", os.environ.get("CGRPO_LOG_LEVEL", QUIET))
 
 
-def serve_deployment(limit: int) -> None:
-    """Serve cgrpo/train; runs start with `prefect deployment run cgrpo/train`."""
-    home = data_home()
-    with prefect_server(home) as url:
-        from flows.train import cgrpo
-
-        say(f"serving cgrpo/train; in another terminal:\n\n  export PREFECT_API_URL={url}")
-        say("  prefect deployment run cgrpo/train --param pipeline=critique-grpo --param profile=cpu\n")
-        cgrpo.serve(name="train", limit=limit, print_starting_message=False)
-
-
 def show_ui(port: int) -> None:
     """Serve the Prefect UI of this home until Ctrl-C."""
     home = data_home()

@@ -60,7 +60,7 @@ class PolicyModule(torch.nn.Module):
 
 
 def load_policy_module(
-    weights_dir: str, *, dtype: torch.dtype, chunk_tokens: int, gradient_checkpointing: bool
+    weights_dir: str, *, dtype: torch.dtype, chunk_tokens: int, gradient_checkpointing: bool, compile_body: bool = False
 ) -> PolicyModule:
     """Return the model in `weights_dir` (Hugging Face format) in `dtype`, in training mode, without dropout.
 
@@ -82,6 +82,8 @@ def load_policy_module(
     for part in module.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
+    if compile_body:
+        causal_lm.base_model.compile()
     return module
 
 

@@ -21,6 +21,8 @@ def test_ranks_on_a_machine_without_gpu_share_its_threads_and_gpus_are_used_when
         ({"options": {"dtype": "float16"}}, "float16"),
         ({"options": {"dtype": "bfloat16"}}, "zero_stage 1, 2 or 3"),
         ({"replicas": 0}, "replicas is 0"),
+        ({"options": {"compile": True}}, "for a GPU"),
+        ({"resources": {"num_gpus": 1}, "options": {"compile": True, "zero_stage": 3}}, "zero_stage 0, 1 or 2"),
     ],
 )
 def test_options_that_cannot_be_are_named(declaration, said):

@@ -1,7 +1,9 @@
 """The digest of a set of weights: what makes "the same policy" a statement that can be checked."""
 
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 
@@ -29,3 +31,32 @@ def weights_digest(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     Names and tensors are those of the exported safetensors file: a tied `lm_head.weight` is left out there and here.
     """
     return combine_digests((name, tensor_digest(name, tensor)) for name, tensor in named_tensors)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsDistance:
+    """How far weights are from those that they should be.
+
+    max_abs: the largest difference of one number. relative: the L2 norm of the difference, over that of how far
+    training had moved the weights from the base model's; infinite when it had not moved them at all.
+    """
+
+    max_abs: float
+    relative: float
+
+
+def weights_distance(
+    found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], base: Mapping[str, torch.Tensor]
+) -> WeightsDistance:
+    """Return the distance of `found` from `wanted`, tensors of any shape by name, summed up in float64.
+
+    Names of `wanted` count; a tied head that only the base has is left out. Raises KeyError for one that `found` lacks.
+    """
+    largest = difference = movement = 0.0
+    for name, tensor in wanted.items():
+        delta = found[name].double() - tensor.double()
+        largest = max(largest, float(delta.abs().max()) if delta.numel() else 0.0)
+        difference += float(delta.square().sum())
+        movement += float((tensor.double() - base[name].double()).square().sum())
+    relative = math.sqrt(difference / movement) if movement else math.inf if difference else 0.0
+    return WeightsDistance(max_abs=largest, relative=relative)

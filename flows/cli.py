@@ -9,7 +9,7 @@ import sys
 import typer
 
 from cgrpo_core.errors import UserError
-from flows import cli_ask, cli_history, cli_run
+from flows import cli_ask, cli_history, cli_proof, cli_run
 from flows.terminal import fail
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 COMMANDS = (
     *(cli_run.run, cli_run.resume, cli_run.plan, cli_run.model, cli_run.status),
     *(cli_history.rerun, cli_history.fork, cli_history.explain, cli_history.diff),
+    *(cli_proof.audit, cli_proof.replay),
     *(cli_ask.sql, cli_run.serve, cli_run.ui, cli_run.engines, cli_ask.golden),
 )
 for command in COMMANDS:

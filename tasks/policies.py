@@ -102,7 +102,7 @@ def _served(sampler: Sampler, policy: Policy) -> dict[str, str]:
 def trainer_with(context: StageContext, policy_key: str) -> Trainer:
     """Return the stage's trainer, holding the policy that the stage `policy_key` published, optimizer and all."""
     trainer = lease_trainer(context.home, engine_of(context), model_directory(context))
-    bring_to(context, trainer, policy_key, model_directory(context))
+    bring_to(context.home, trainer, policy_key, model_directory(context))
     return trainer
 
 
@@ -119,7 +119,7 @@ def weights_rebuilder(context: StageContext) -> Callable[[Policy], str]:
             raise UserError(f"the weights of policy {policy.policy_version} are gone", "run `cgrpo resume`")
         base = resolve_model(declaration["model"], context.home, Path(context.base_dir))
         trainer = lease_trainer(context.home, declaration, base)
-        bring_to(context, trainer, key, base)
+        bring_to(context.home, trainer, key, base)
         relative = publish_weights(context.home, key, trainer, policy_ref(policy))
         return str(context.home / relative)
 
@@ -142,25 +142,25 @@ def read_policy(store: Store, key: str) -> Ancestor:
     return Ancestor(key=key, policy=store.read(key, output, Policy)[0], manifest=manifest)
 
 
-def bring_to(context: StageContext, trainer: Trainer, key: str, base_model: Path) -> None:
+def bring_to(home: Path, trainer: Trainer, key: str, base_model: Path) -> None:
     """Give the trainer the policy of stage `key`: what it holds, else the nearest checkpoint, then a replay."""
-    held = trainer.held()
+    held, store = trainer.held(), Store(home)
     behind: list[Ancestor] = []
-    ancestor = read_policy(context.store, key)
+    ancestor = read_policy(store, key)
     while True:
         if held == policy_ref(ancestor.policy):
             break
         checkpoint = f"checkpoints/{ancestor.key}"
-        if complete(context.home, checkpoint):
-            trainer.load_checkpoint(policy_ref(ancestor.policy), str(context.home / checkpoint))
+        if complete(home, checkpoint):
+            trainer.load_checkpoint(policy_ref(ancestor.policy), str(home / checkpoint))
             break
         if ancestor.policy.parent is None:
             trainer.load_weights(policy_ref(ancestor.policy), str(base_model))
             break
         behind.append(ancestor)
-        ancestor = read_policy(context.store, ancestor.policy.parent)
+        ancestor = read_policy(store, ancestor.policy.parent)
     for following in reversed(behind):
-        _replay(context.store, trainer, ancestor.policy, following)
+        _replay(store, trainer, ancestor.policy, following)
         ancestor = following
 
 

@@ -36,6 +36,14 @@ def read_tensors(path: Path) -> dict[str, Any]:
     return tensors
 
 
+def read_model(directory: Path) -> dict[str, Any]:
+    """Return the weights of a model directory by name, however many files hold them; a checkpoint's moments are not."""
+    tensors: dict[str, Any] = {}
+    for path in sorted(directory.glob("model*.safetensors")):
+        tensors |= read_tensors(path)
+    return tensors
+
+
 def copy_model_files(base_dir: str, directory: Path, dtype: str) -> None:
     """Copy config, tokenizer and templates of the base model, with `dtype` (as "float32") in the config."""
     for source in sorted(Path(base_dir).iterdir()):

@@ -1,0 +1,40 @@
+"""Commands that prove what a run claims: everything checked, updates taken again, texts judged again."""
+
+from typing import Annotated
+
+import typer
+
+from flows.terminal import JsonOption, RunArgument
+
+
+def audit(
+    run: RunArgument = None,
+    replay: Annotated[bool, typer.Option("--replay", help="Take every update again, too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every byte, key and link of a run, compute again what can be, and print a certificate."""
+    from flows.certificate import print_certificate
+
+    if not print_certificate(run, replay=replay, as_json=as_json):
+        raise typer.Exit(1)
+
+
+def replay(
+    run: RunArgument = None,
+    first: Annotated[int | None, typer.Option("--from", min=1, help="First iteration; by default 1.")] = None,
+    last: Annotated[int | None, typer.Option("--to", min=1, help="Last iteration; by default the newest.")] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option("--tolerance", min=0, help="Largest distance, over how far training moved; 0: equal digests."),
+    ] = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Take the updates of a run again from its stored samples, and compare the weights one by one."""
+    from flows.home import data_home
+    from flows.replay import print_replay
+    from storage.runs import open_run
+
+    home = data_home()
+    name = open_run(home, run).name
+    if not print_replay(home, name, first=first, last=last, tolerance=tolerance, as_json=as_json):
+        raise typer.Exit(1)

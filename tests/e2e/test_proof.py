@@ -1,0 +1,44 @@
+"""A real run is audited clean, every update replayed; then one byte is changed."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def proved(lab):
+    lab.train("proved", "run.seed=43", "run.chunks=2")
+    return lab
+
+
+def certificate(lab, *options):
+    done = lab.call("audit", "proved", "--json", *options)
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def test_a_run_on_real_engines_is_clean_and_every_update_gives_its_weights_again(proved):
+    engines = proved.call("engines").stdout
+    code, page, said = certificate(proved, "--replay")
+    assert (code, page["findings"], page["notes"]) == (0, [], []), said
+    assert [(update["iteration"], update["verdict"]) for update in page["replay"]] == [(1, "equal"), (2, "equal")]
+    assert page["weights_sha256"] == proved.status("proved")["weights_sha256"]
+    assert page["counts"]["recomputed_rows"] > 100
+    assert "replaying 2 updates of run proved" in said
+    assert proved.call("engines").stdout == engines, "the replay's own trainer is gone, the run's engines are not"
+
+
+def test_one_byte_of_one_table_is_found_and_the_table_is_named(proved):
+    path = sorted((proved.home / "artifacts").rglob("samples.parquet"))[0]
+    content = path.read_bytes()
+    changed = bytearray(content)
+    changed[len(changed) // 2] ^= 1
+    path.write_bytes(bytes(changed))
+    try:
+        done = proved.call("audit", "proved")
+    finally:
+        path.write_bytes(content)
+    assert done.returncode == 1
+    assert "DAMAGED" in done.stdout
+    assert path.relative_to(proved.home).as_posix() in done.stdout

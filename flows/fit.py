@@ -9,7 +9,8 @@ from typing import Any
 
 from cgrpo_core.memory import kv_bytes_per_token, sampler_memory, trainer_memory
 from storage.artifacts import Store
-from storage.durable import json_bytes, replace_file
+from storage.durable import json_bytes
+from storage.journal import write_recorded
 from storage.plans import Plan
 from storage.runs import run_directory
 from tasks.machine import available_memory, gpu_memory
@@ -95,7 +96,7 @@ def _trainer(shape: Any, declaration: dict[str, Any], params: dict[str, Any]) ->
 
 def keep_estimate(home: Path, run: str, estimate: Estimate) -> None:
     """Write the estimate beside the plan of a run."""
-    replace_file(run_directory(home, run) / FILE, json_bytes(estimate))
+    write_recorded(run_directory(home, run), FILE, json_bytes(estimate))
 
 
 def kept_estimate(home: Path, run: str) -> Estimate | None:

@@ -1,7 +1,6 @@
 """Attempts at a run: a file for each process that worked on it, and the lock that lets one do so at a time."""
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -11,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from storage.durable import json_bytes, make_directories, replace_file
+from storage.durable import json_bytes
 from storage.errors import RunBusy, RunCorrupt, RunNameInvalid
-from storage.journal import Entry, append
+from storage.journal import write_recorded
 
 AttemptEnd = Literal["completed", "failed", "interrupted"]
 
@@ -78,12 +77,8 @@ def list_attempts(home: Path, name: str) -> list[Attempt]:
 
 
 def _write_attempt(home: Path, name: str, attempt: Attempt) -> None:
-    directory, relative = run_directory(home, name), f"attempts/{attempt.number}.json"
-    make_directories((directory / relative).parent)
     content = json_bytes({key: _encodable(value) for key, value in asdict(attempt).items()})
-    # The journal first: a kill in between leaves the file in its state before, which is recorded too.
-    append(directory, [Entry(kind="file", name=relative, sha256=hashlib.sha256(content).hexdigest())])
-    replace_file(directory / relative, content)
+    write_recorded(run_directory(home, name), f"attempts/{attempt.number}.json", content)
 
 
 def _encodable(value: Any) -> Any:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from storage.attempts import run_corrupt, run_directory
-from storage.durable import json_bytes, make_directories, replace_file
+from storage.durable import json_bytes
+from storage.journal import write_recorded
 
 GateStatus = Literal["ok", "warn", "fail", "not_measured"]
 
@@ -40,9 +41,8 @@ class GateResult:
 
 def write_gates(home: Path, run: str, iteration: int, results: list[GateResult]) -> None:
     """Keep what the gates found in an iteration, in the place of what was found before."""
-    path = _directory(home, run) / f"{iteration}.json"
-    make_directories(path.parent)
-    replace_file(path, json_bytes([asdict(result) for result in results]))
+    content = json_bytes([asdict(result) for result in results])
+    write_recorded(run_directory(home, run), f"gates/{iteration}.json", content)
 
 
 def read_gates(home: Path, run: str, iteration: int) -> list[GateResult] | None:

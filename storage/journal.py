@@ -3,10 +3,11 @@
     home/runs/<name>/journal.jsonl    a line is an entry: <sha256 of the rest of the line> <JSON>
 
 Each entry holds the digest of the line before it, so that no line can be changed, moved or taken out unseen, and since
-an attempt's end is an entry too, neither can the last lines. Entries are only ever added, by whoever holds the run's
-lock. A file may have several, such as the start and the end of an attempt: it is intact when it is any of them.
+an attempt's end is an entry too, neither can the last lines. Entries are only ever added. A file may have several, such
+as the start and the end of an attempt: it is intact when it is any of them.
 """
 
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from cgrpo_core.ids import canonical_json
-from storage.durable import sync_directory
+from storage.durable import make_directories, replace_file, sync_directory
 
 JOURNAL = "journal.jsonl"
 Kind = Literal["file", "artifact", "directory"]
@@ -51,30 +52,45 @@ class Journal:
 
 
 def append(run_directory: Path, entries: Iterable[Entry]) -> None:
-    """Add entries, durable on return. Hold the run's lock.
+    """Add entries, durable on return; one process at a time.
 
     A last line without its end was never acknowledged (the machine went down while it was written): it is cut off.
     """
-    path = run_directory / JOURNAL
-    existing = path.read_bytes() if path.exists() else b""
-    whole = existing[: existing.rfind(b"\n") + 1]
-    previous = _line_digest(whole.splitlines()[-1]) if whole else ""
-    lines = []
-    for entry in entries:
-        text = canonical_json({**asdict(entry), "previous": previous}).encode()
-        previous = hashlib.sha256(text).hexdigest()
-        lines.append(previous.encode() + b" " + text + b"\n")
-    if not lines:
+    texts = [asdict(entry) for entry in entries]
+    if not texts:
         return
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-    try:
-        os.ftruncate(descriptor, len(whole))
-        os.pwrite(descriptor, b"".join(lines), len(whole))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if not existing:
+    path = run_directory / JOURNAL
+    is_new = not path.exists()
+    with path.open("ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel lets go of it should this process die
+        file.seek(0)
+        content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        previous = _line_digest(whole.splitlines()[-1]) if whole else ""
+        lines = []
+        for text in texts:
+            line = canonical_json({**text, "previous": previous}).encode()
+            previous = hashlib.sha256(line).hexdigest()
+            lines.append(previous.encode() + b" " + line + b"\n")
+        file.truncate(len(whole))
+        file.write(b"".join(lines))
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
         sync_directory(run_directory)
+
+
+def write_recorded(run_directory: Path, name: str, content: bytes) -> None:
+    """Put a file into the run's directory, in the place of what was there, with its digest in the journal.
+
+    The journal comes first: a kill in between leaves the file in its state before, which is recorded too.
+    """
+    path = run_directory / name
+    if path.is_file() and path.read_bytes() == content:
+        return
+    make_directories(path.parent)
+    append(run_directory, [Entry(kind="file", name=name, sha256=hashlib.sha256(content).hexdigest())])
+    replace_file(path, content)
 
 
 def read_journal(run_directory: Path) -> Journal:

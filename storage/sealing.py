@@ -1,6 +1,6 @@
 """Sealing: the digests of what the stages of a run published go into the run's journal.
 
-The flow does it, under the run's lock, when an iteration is through and also when one of its stages failed. Stages
+The flow does it when an iteration is through and also when one of its stages failed. Stages
 publish in other processes, so a kill can fall between a publish and its seal: the next attempt seals what is there.
 Until then the digest that lies beside each manifest stands for it (artifacts.py).
 """
@@ -18,7 +18,7 @@ from storage.policies import DIGESTS
 def seal_stages(home: Path, name: str, stages: Iterable[StagePlan]) -> int:
     """Add the published stages, and the directories that they wrote, to the journal of a run; return how many entries.
 
-    What is recorded already as it is now is left out. Hold the run's lock. Raises ArtifactCorrupt for a manifest that
+    What is recorded already as it is now is left out. Raises ArtifactCorrupt for a manifest that
     is no longer what was published.
     """
     directory = run_directory(home, name)

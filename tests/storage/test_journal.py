@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -125,3 +126,10 @@ def test_a_run_says_which_code_planned_it(home: Path) -> None:
     assert code["libraries"]["duckdb"]
     assert (code["commit"] is None) == (code["dirty"] is None)
     assert str(os.sep + "storage") not in str(code), "no path of this machine"
+
+
+def test_nothing_writes_into_a_run_s_directory_behind_the_journal_s_back() -> None:
+    root = Path(__file__).parents[2]
+    sources = [path for package in ("flows", "tasks", "storage") for path in (root / package).rglob("*.py")]
+    imports = re.compile(r"^from storage\.durable import .*replace_file", re.MULTILINE)
+    assert {path.name for path in sources if imports.search(path.read_text())} == {"journal.py"}

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from cgrpo_core.param_checks import FORBID, at_least, fraction
+from cgrpo_core.verifier_table import VerifierChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +42,12 @@ class RolloutParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyParams:
-    """How answers are judged. Worker count changes no verdict, so it is in no key."""
+    """How answers are judged. `verifier`: verifier_table.py says which one a data source demands, or one for all.
+    `timeout_s`: seconds of CPU time that one answer may take. Worker count changes no verdict, so it is in no key."""
 
     __pydantic_config__: ClassVar = FORBID
     NOT_IN_KEY: ClassVar = frozenset({"workers"})
-    verifier: Literal["math_verify"] = "math_verify"
+    verifier: VerifierChoice = "by_source"
     timeout_s: float = 5.0
     max_characters: int = 20_000
     workers: int = 1

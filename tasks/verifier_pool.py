@@ -1,8 +1,10 @@
-"""Judging answers in worker processes that are killed at a deadline of their own.
+"""Judging answers in worker processes, each of which ends when one answer takes too much CPU time.
 
 Each thread of the pool owns one worker process for as long as the pool lives; the kernel's death signal goes by the
-thread that started a process, so a worker ends with its thread. A case's deadline counts from the moment an idle
-worker gets it. One bad answer costs its own timeout and the start of a new worker, and no other case anything.
+thread that started a process, so a worker ends with its thread. A case's deadline is CPU time of its worker, so that a
+verdict does not depend on what else the machine does. One bad answer costs its own timeout and the start of a new
+worker, and no other case anything. A worker that makes no progress without being short of CPU (stopped, or asleep in
+the middle of a case) is killed and its case is judged by another.
 """
 
 import atexit
@@ -10,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -17,17 +20,23 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cgrpo_core.answer_text import scored_text
 from cgrpo_core.errors import UserError
 from cgrpo_core.params import VerifyParams
-from cgrpo_core.records import Problem, Verdict
-from cgrpo_core.verifiers import scored_text
+from cgrpo_core.records import Problem, Verdict, VerdictStatus
+from cgrpo_core.rewards import reward_of
+from cgrpo_core.verifier_table import VERIFIER_VERSION, VerifierName, verifier_for, written_truth
 
 START_TIMEOUT_S = 120.0
 ATTEMPTS = 2  # a worker may die of something else than its case; one that dies twice of the same case dies of it
+POLL_S = 0.25
+STALL_S = 10.0  # without any progress while not waiting for a processor
+BACKSTOP_S = 3600.0  # of wall-clock time, whatever the state of the worker
+WAITING_FOR_CPU = "RD"  # running or in line for it, and reading from disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +70,27 @@ class WorkerDied(RuntimeError):
 
 
 class DeadlineExceeded(RuntimeError):
-    """The worker process had no reply at the deadline."""
+    """The worker process had used up its CPU time, or did not start in time."""
+
+
+class Progress:
+    """Whether a process gets on, by its state and the CPU time in /proc; where there is no /proc it is taken to."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.used = -1
+        self.since = time.monotonic()
+
+    def stalled(self) -> bool:
+        """Return whether the process has used no CPU time for STALL_S seconds without being in line for a processor."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return False
+        used = int(fields[11]) + int(fields[12])
+        if used != self.used or fields[0] in WAITING_FOR_CPU:
+            self.used, self.since = used, time.monotonic()
+        return time.monotonic() - self.since > STALL_S
 
 
 class VerifierWorker:
@@ -75,7 +104,8 @@ class VerifierWorker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
+            # A fixed hash seed: the order in which sympy tries things must not differ between workers.
+            env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONHASHSEED": "0"},
             start_new_session=True,  # Ctrl-C is for the parent
         )
         self.buffer = b""
@@ -88,7 +118,7 @@ class VerifierWorker:
                 "`python -m tasks.verifier_worker $$` in the same environment shows why",
             ) from None
 
-    def ask(self, case: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    def ask(self, case: dict[str, Any]) -> dict[str, Any]:
         """Return the reply to one case; raise DeadlineExceeded or WorkerDied, after which the worker is of no use."""
         assert self.process.stdin is not None
         try:
@@ -96,24 +126,35 @@ class VerifierWorker:
             self.process.stdin.flush()
         except OSError as fault:
             raise WorkerDied(str(fault)) from None
-        reply: dict[str, Any] = json.loads(self.read_line(timeout_s))
+        reply: dict[str, Any] = json.loads(self.read_line(BACKSTOP_S))
         return reply
 
     def read_line(self, timeout_s: float) -> bytes:
-        """Return the next line from the worker, waiting at most `timeout_s` seconds for all of it."""
+        """Return the next line from the worker; raise when it ends, stalls, or has none after `timeout_s` seconds."""
         assert self.process.stdout is not None
         descriptor = self.process.stdout.fileno()
         deadline = time.monotonic() + timeout_s
+        progress = Progress(self.process.pid)
         while b"\n" not in self.buffer:
-            readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            if not readable:
+            readable, _, _ = select.select([descriptor], [], [], POLL_S)
+            if readable:
+                self.buffer += self.read_piece(descriptor)
+            elif time.monotonic() > deadline:
                 raise DeadlineExceeded
-            piece = os.read(descriptor, 65536)
-            if not piece:
-                raise WorkerDied(f"exit code {self.process.wait()}")
-            self.buffer += piece
+            elif progress.stalled():
+                raise WorkerDied("no progress")
         line, _, self.buffer = self.buffer.partition(b"\n")
         return line
+
+    def read_piece(self, descriptor: int) -> bytes:
+        """Return what the worker wrote; raise DeadlineExceeded or WorkerDied when it has ended."""
+        piece = os.read(descriptor, 65536)
+        if piece:
+            return piece
+        code = self.process.wait()
+        if code == -signal.SIGPROF:
+            raise DeadlineExceeded
+        raise WorkerDied(f"exit code {code}")
 
     def last_error(self) -> str:
         """Return the last line that the ended worker wrote to standard error."""
@@ -142,24 +183,27 @@ class VerifierPool:
 
     def judge_case(self, case: Case, params: VerifyParams) -> Verdict:
         """Return the verdict on one case from this thread's worker."""
+        verifier = verifier_for(params.verifier, case.source)
         message = {
             "text": scored_text(case.text, params.max_characters),
-            "ground_truth": case.ground_truth,
+            "ground_truth": written_truth(case.ground_truth, case.source),
+            "question": case.question,
+            "verifier": verifier,
             "max_characters": params.max_characters,
+            "timeout_s": params.timeout_s,
         }
         for _ in range(ATTEMPTS):
             worker = self.worker()
-            start = time.monotonic()
             try:
-                reply = worker.ask(message, params.timeout_s)
+                reply = worker.ask(message)
             except DeadlineExceeded:
                 self.drop(worker)
-                return fault_verdict(case.subject_id, "timeout", time.monotonic() - start)
+                return fault_verdict(case.subject_id, verifier, "timeout", params.timeout_s)
             except WorkerDied:
                 self.drop(worker)
                 continue
-            return judged_verdict(case.subject_id, reply)
-        return fault_verdict(case.subject_id, "error", time.monotonic() - start)
+            return judged_verdict(case.subject_id, verifier, reply)
+        return fault_verdict(case.subject_id, verifier, "error", 0.0)
 
     def worker(self) -> VerifierWorker:
         """Return this thread's worker, a new one if there is none or it has ended while idle."""
@@ -208,27 +252,28 @@ def shared_pool(workers: int) -> VerifierPool:
     return VerifierPool(workers)
 
 
-@lru_cache(maxsize=1)
-def verifier_name() -> str:
-    """Return what goes into `Verdict.verifier`: the program and its version."""
-    return f"math_verify-{importlib.metadata.version('math-verify')}"
+@cache
+def verifier_name(verifier: VerifierName) -> str:
+    """Return what goes into `Verdict.verifier`: the verifier and its version, and math-verify's."""
+    name = f"{verifier}-{VERIFIER_VERSION}"
+    asked = verifier in ("math_verify", "theoremqa")
+    return f"{name} (math-verify {importlib.metadata.version('math-verify')})" if asked else name
 
 
-def judged_verdict(subject_id: str, reply: dict[str, Any]) -> Verdict:
+def judged_verdict(subject_id: str, verifier: VerifierName, reply: dict[str, Any]) -> Verdict:
     """Return the verdict that a worker's reply means."""
-    judged = reply["status"] != "error"
     return Verdict(
         subject_id=subject_id,
         answer=reply["answer"],
         correct=reply["correct"],
         status=reply["status"],
-        reward=float(reply["correct"]) if judged else None,
-        verifier=verifier_name(),
+        reward=reward_of(reply["correct"], reply["status"]),
+        verifier=verifier_name(verifier),
         elapsed_ms=reply["elapsed_ms"],
     )
 
 
-def fault_verdict(subject_id: str, status: Any, seconds: float) -> Verdict:
+def fault_verdict(subject_id: str, verifier: VerifierName, status: VerdictStatus, seconds: float) -> Verdict:
     """Return the verdict `timeout` or `error` of a case that no worker judged."""
     return Verdict(
         subject_id=subject_id,
@@ -236,6 +281,6 @@ def fault_verdict(subject_id: str, status: Any, seconds: float) -> Verdict:
         correct=False,
         status=status,
         reward=None,
-        verifier=verifier_name(),
+        verifier=verifier_name(verifier),
         elapsed_ms=seconds * 1e3,
     )

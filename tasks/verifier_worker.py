@@ -1,8 +1,10 @@
 """A process that judges answers: `python -m tasks.verifier_worker PARENT_PID`, JSON lines in, JSON lines out.
 
-First line out: {"ready": true}. Then for each line in {"text", "ground_truth", "max_characters"} one line out
-{"answer", "correct", "status", "elapsed_ms"}. One thread, no pickle, a bounded address space; whoever asks ends the
-process when a case takes too long. It ends with its parent: by the kernel's death signal and by the end of its input.
+First line out: {"ready": true}. Then for each line in {"text", "ground_truth", "question", "verifier",
+"max_characters", "timeout_s"} one line out {"answer", "correct", "status", "elapsed_ms"}. One thread, no pickle, a
+bounded address space. The deadline of a case is CPU time: the kernel ends this process by SIGPROF when it has used
+`timeout_s` seconds on one case, inside a long multiplication too, however busy the machine is.
+It ends with its parent: by the kernel's death signal and by the end of its input.
 """
 
 import ctypes
@@ -41,17 +43,22 @@ def silence_errors() -> None:
 
 
 def answer_case(case: dict[str, Any]) -> dict[str, Any]:
-    """Return the reply to one case."""
+    """Return the reply to one case, or end with SIGPROF when it takes more CPU time than the case may."""
     from cgrpo_core.verifiers import judge
 
-    start = time.perf_counter()
-    judgement = judge(case["text"], case["ground_truth"], case["max_characters"])
-    elapsed_ms = (time.perf_counter() - start) * 1e3
+    start = time.process_time()
+    signal.setitimer(signal.ITIMER_PROF, case["timeout_s"])
+    try:
+        judgement = judge(
+            case["text"], case["ground_truth"], case["max_characters"], case["question"], case["verifier"]
+        )
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
     return {
         "answer": judgement.answer,
         "correct": judgement.correct,
         "status": judgement.status,
-        "elapsed_ms": elapsed_ms,
+        "elapsed_ms": (time.process_time() - start) * 1e3,
     }
 
 

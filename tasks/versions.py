@@ -7,8 +7,8 @@ STAGE_VERSIONS: dict[str, int] = {
     "tasks.dataset:load_problems": 1,
     "tasks.dataset:select_prompts": 1,
     "tasks.rollout:sample_responses": 1,
-    "tasks.verify:verify_responses": 1,
-    "tasks.verify:verify_refinements": 1,
+    "tasks.verify:verify_responses": 2,
+    "tasks.verify:verify_refinements": 2,
     "tasks.critique:write_critiques": 1,
     "tasks.refine:sample_refinements": 1,
     "tasks.select:select_refinements": 1,
@@ -16,5 +16,5 @@ STAGE_VERSIONS: dict[str, int] = {
     "tasks.update:init_policy": 1,
     "tasks.update:update_policy": 1,
     "tasks.update:save_checkpoint": 1,
-    "tasks.evaluate:evaluate_policy": 1,
+    "tasks.evaluate:evaluate_policy": 2,
 }

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from cgrpo_core.verifiers import judge, scored_text
+from cgrpo_core.answer_text import scored_text
+from cgrpo_core.verifiers import judge
 
 RIGHT = [
     (r"So the answer is \boxed{\frac{1}{2}}.", "0.5"),

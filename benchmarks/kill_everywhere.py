@@ -68,15 +68,17 @@ def run_chain(lab: Lab, chain: Chain, plan: Plan) -> dict[str, Any]:
     watch = Watch(lab.home, plan, usual_seconds(lab.reference, plan))
     first: dict[str, float] = {}
     kills: list[dict[str, Any]] = []
+    left: set[str] = set()  # what earlier kills left half-written
     process: subprocess.Popen[bytes] | None = None
     for point in chain.points:
         reached, process = _reach(lab, watch, point, process)
         if reached:
             _kill(lab, point, process)
-        fell, left = watch.place(), sorted({name.split("-")[0][:11] for name in watch.writing()})
+        fell, writing = watch.place(), sorted(set(watch.writing()) - left)
+        left |= set(writing)
         lab.start_services()
         _end_if_dead(point, process)
-        kills.append({**asdict(point), "killed": reached, "fell": fell, "writing": [w for w in left if w]})
+        kills.append({**asdict(point), "killed": reached, "fell": fell, "writing": [w[:20] for w in writing]})
         kills[-1]["differences"] = compare(lab, plan, first)
     exits = _let_it_end(lab, process)
     state = run_state(lab.home, NAME)

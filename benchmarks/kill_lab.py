@@ -24,7 +24,7 @@ BIN = Path(sys.executable).parent
 START_S = 90
 KEPT = ("engines", "prefect")  # what a wiped home keeps: engines stay on the cluster under the name of the home
 STATE = ("artifacts", "weights", "checkpoints", "runs", "tmp")
-NO_STAGE = ("ray::Sampler", "ray::Trainer", "ray::IDLE")
+NO_STAGE = ("ray::Sampler", "ray::Trainer", "ray::IDLE", "ray::Dashboard", "ray::RuntimeEnv")
 
 
 @dataclass
@@ -70,6 +70,8 @@ class Lab:
 
     def start_services(self) -> None:
         """Start the cluster and the server if they are not there, and return when both answer."""
+        if self.head is not None and self.head.poll() is not None:
+            self.kill_head()  # it ended by itself, and what it had started may be left
         if self.head is None:
             self.head = _start_head(self)
         if self.server is None:

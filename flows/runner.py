@@ -87,11 +87,14 @@ def _carry_out(home: Path, run: Run, *, summary: bool = True) -> None:
     _quiet_console()
     try:
         with interruptible(), prefect_server(home):
+            from prefect import tags
+
             from flows.progress import live_progress
+            from flows.stale import tags_of
             from flows.train import cgrpo
 
             say(f"run {run.name}: Prefect server ready after {time.monotonic() - began:.0f} s")
-            with live_progress(home, run):
+            with live_progress(home, run), tags(*tags_of(home, run.name)):
                 cgrpo(pipeline=run.pipeline, name=run.name, resume=run.name)
     except KeyboardInterrupt:
         say(f"\ninterrupted; what is published stays\n\nhint: {go_on_with}")

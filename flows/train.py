@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, tags
 from prefect.artifacts import create_table_artifact
+from prefect.context import FlowRunContext
 from prefect_ray.task_runners import RayTaskRunner
 
 from cgrpo_core.errors import UserError
@@ -14,6 +15,7 @@ from flows.gates import check_iteration, describe, raise_failed
 from flows.home import data_home
 from flows.interrupts import interruptible
 from flows.new_run import new_run
+from flows.stale import claim_flow_run, tags_of
 from flows.submit import submit_stages, wait_for_all
 from flows.summary import iteration_row, stages_of
 from flows.terminal import say
@@ -69,7 +71,8 @@ def carry_out(home: Path, run: Run) -> None:
     plan, store = read_plan(home, run.name), Store(home)
     iterations = max((stage.iteration or 0 for stage in plan.stages), default=0)
     runner = RayTaskRunner(init_kwargs={"namespace": NAMESPACE})
-    with attempt(home, run.name), ray_cluster():
+    with attempt(home, run.name), ray_cluster(), tags(*tags_of(home, run.name)):
+        _claim(home, run.name)
         for iteration in range(iterations + 1):
             stages = stages_of(plan, iteration)
             if all(store.find(stage.key) for stage in stages):
@@ -83,6 +86,15 @@ def carry_out(home: Path, run: Run) -> None:
                     seal_stages(home, run.name, stages)  # what is published when a stage failed, too
             if iteration:
                 _hold_to_gates(home, run.name, plan, iteration)
+
+
+def _claim(home: Path, run: str) -> None:
+    """Say in Prefect that this flow run is the run's, and that those of dead processes have crashed."""
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        marked = claim_flow_run(home, run, context.flow_run.id)
+        if marked:
+            get_run_logger().warning("%d flow runs of dead processes are marked Crashed", marked)
 
 
 def _hold_to_gates(home: Path, run: str, plan: Plan, iteration: int) -> None:

@@ -105,3 +105,21 @@ def test_a_sampler_killed_while_it_samples_is_replaced_at_the_same_policy(lab, u
     assert process.returncode == 0, output
     versions = lab.sql("select distinct iteration, policy_version from responses order by all", "sampler-killed")
     assert versions == [{"iteration": 1, "policy_version": 0}, {"iteration": 2, "policy_version": 1}]
+
+
+def test_flow_runs_of_a_killed_process_are_marked_crashed_at_the_next_start(lab, undisturbed):
+    """The kill falls in the second iteration: the flow, the iteration and its stages are left open in Prefect."""
+    process = lab.start("run", "critique-grpo", "--name", "left-open", *lab.settings("run.seed=23", "run.iterations=3"))
+    wait_until(lambda: (lab.home / "runs" / "left-open" / "plan.json").exists(), process)
+    wait_until(lambda: ("rollout", 3) in published(lab, "left-open"), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    ours = {"flow_runs": {"tags": {"all_": ["run:left-open"]}}}
+    assert "RUNNING" in {row["state_type"] for row in lab.prefect("flow_runs", **ours)}
+    assert lab.call("resume", "left-open").returncode == 0
+    states = {row["state_type"] for row in lab.prefect("flow_runs", **ours)}
+    assert states == {"CRASHED", "COMPLETED"}
+    crashed = [row["state"] for row in lab.prefect("flow_runs", **ours) if row["state_type"] == "CRASHED"]
+    assert all(f"process {process.pid} ended without a word" in state["message"] for state in crashed)
+    tasks = lab.prefect("task_runs", task_runs={"tags": {"all_": ["run:left-open"]}})
+    assert not {row["state_type"] for row in tasks} & {"RUNNING", "PENDING"}

@@ -25,6 +25,7 @@ from typing import Any
 from kill_lab import Lab, kill_all, open_lab, settings, tree
 from kill_points import Chain, Point, Watch, draw_chains
 
+from flows.interrupts import interruptible
 from storage.artifacts import Store
 from storage.plans import Plan
 from storage.runs import read_plan, run_state
@@ -244,7 +245,7 @@ def record(state: Path, result: dict[str, Any]) -> None:
 def go_through(directory: Path, ranks: int, arguments: argparse.Namespace, until: float) -> None:
     """Carry out the chains with so many ranks that are not done, or the one that was asked for."""
     state = directory / "results.jsonl"
-    with open_lab(directory, ranks) as lab:
+    with interruptible(), open_lab(directory, ranks) as lab:
         undisturbed(lab)
         plan = read_plan(lab.reference, NAME)
         for chain in draw_chains(plan, arguments.points, arguments.seed):

@@ -36,6 +36,7 @@ class Lab:
     ray_port: int = field(default_factory=free_port)
     prefect_port: int = field(default_factory=free_port)
     head: subprocess.Popen[bytes] | None = None
+    flows: list[subprocess.Popen[bytes]] = field(default_factory=list)
     server: subprocess.Popen[bytes] | None = None
 
     @property
@@ -64,9 +65,9 @@ class Lab:
         with (self.directory / "flow.log").open("ab") as log:
             log.write(f"\n=== cgrpo {' '.join(arguments[:2])}\n".encode())
             log.flush()
-            return subprocess.Popen(
-                [str(BIN / "cgrpo"), *arguments], cwd=ROOT, env=self.environment(), stdout=log, stderr=log
-            )
+            command = [str(BIN / "cgrpo"), *arguments]
+            self.flows.append(subprocess.Popen(command, cwd=ROOT, env=self.environment(), stdout=log, stderr=log))
+            return self.flows[-1]
 
     def start_services(self) -> None:
         """Start the cluster and the server if they are not there, and return when both answer."""
@@ -83,7 +84,9 @@ class Lab:
             time.sleep(0.2)
 
     def stop_services(self) -> None:
-        """End both."""
+        """End both, and a flow that is still at work."""
+        for flow in self.flows:
+            flow.kill()
         self.kill_head()
         self.kill_server()
 

@@ -4,6 +4,7 @@ Nobody tells a server that a process was killed. Whoever starts next looks: a fl
 of its run, and the lock of the run says whether a process is at work on it.
 """
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,8 @@ def _is_dead(home: Path, run: str) -> bool:
 
 def _cause(home: Path, run: str) -> str:
     attempts = list_attempts(home, run) if run and run_directory(home, run).is_dir() else []
-    dead = [attempt for attempt in attempts if attempt.state is None]
-    process = f"process {dead[0].pid}" if dead else "its process"
+    dead = [attempt for attempt in attempts if attempt.state is None and attempt.pid != os.getpid()]
+    process = f"process {dead[-1].pid}" if dead else "its process"
     return f"{process} ended without a word: killed, or the machine went down; found at the next start"
 
 

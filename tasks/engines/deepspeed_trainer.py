@@ -10,7 +10,8 @@ from dataclasses import fields
 from typing import Any
 
 from cgrpo_core.errors import UserError
-from tasks.engines.actors import GRACE_SECONDS, INFO, NAMESPACE, answer, find_actor, stop_actors
+from tasks.engines.actors import GRACE_SECONDS, INFO, NAMESPACE, answer, call_all, find_actor, stop_actors
+from tasks.engines.deadlines import DEADLINE_S, Pulse, check_deadline
 from tasks.engines.faults import EngineLost
 from tasks.engines.memory import largest
 from tasks.engines.protocol import PolicyRef, UpdateReport, UpdateRequest
@@ -22,8 +23,9 @@ CPU_THREADS = 2  # shared among the ranks of a trainer without a GPU, unless opt
 class DeepSpeedTrainer:
     """A Trainer (protocol.py) over rank actors. Keep it as long as the actors must live, unless they are detached."""
 
-    def __init__(self, ranks: list[Any]) -> None:
+    def __init__(self, ranks: list[Any], deadline_s: float = DEADLINE_S) -> None:
         self._ranks = ranks
+        self._deadline_s = deadline_s
 
     def held(self) -> PolicyRef | None:
         """Return the policy held, or None."""
@@ -90,12 +92,15 @@ class DeepSpeedTrainer:
         calls = [getattr(actor, method).remote(*arguments) for actor in self._ranks]
         errors: list[Exception] = []
         waiting = list(calls)
+        pulse = _pulse(self._ranks, self._deadline_s)
         while waiting:
-            done, waiting = ray.wait(waiting, num_returns=1, timeout=GRACE_SECONDS if errors else None)
-            if not done:
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=GRACE_SECONDS if errors else pulse.poll_s)
+            if not done and errors:
                 break
             try:
-                answer(f"trainer, rank {calls.index(done[0])}", done[0])
+                if done:
+                    answer(_name(calls.index(done[0])), done[0])
+                pulse.check([_name(calls.index(call)) for call in waiting])
             except Exception as error:  # noqa: BLE001 - raised below, once it is known what became of the other ranks
                 errors.append(error)
         lost = [error for error in errors if isinstance(error, EngineLost)]
@@ -129,7 +134,7 @@ def start_trainer(name: str, declaration: Mapping[str, Any], base_model_dir: str
         ).remote(rank, world_size, base_model_dir, options)
         for rank, rank_name in enumerate(_rank_names(name, declaration))
     ]
-    trainer = DeepSpeedTrainer(ranks)
+    trainer = DeepSpeedTrainer(ranks, options.deadline_s)
     trainer._call("join", ray.get(ranks[0].meeting_file.remote()))
     return trainer
 
@@ -142,9 +147,10 @@ def find_trainer(name: str, declaration: Mapping[str, Any]) -> DeepSpeedTrainer 
     ranks = [find_actor(rank_name) for rank_name in _rank_names(name, declaration)]
     if any(rank is None for rank in ranks):
         return None
-    trainer = DeepSpeedTrainer(ranks)
+    deadline_s = read_options(declaration).deadline_s
+    trainer = DeepSpeedTrainer(ranks, deadline_s)
     try:
-        if not _all_joined(ranks):
+        if not _all_joined(ranks, deadline_s):
             return None
         trainer.held()
     except EngineLost:
@@ -152,12 +158,22 @@ def find_trainer(name: str, declaration: Mapping[str, Any]) -> DeepSpeedTrainer 
     return trainer
 
 
-def _all_joined(ranks: list[Any]) -> bool:
+def _name(rank: int) -> str:
+    return f"trainer, rank {rank}"
+
+
+def _pulse(ranks: list[Any], deadline_s: float) -> Pulse:
+    """A rank that computes answers in a thread of its own; one that is stopped, or whose process hangs, does not."""
+    actors = {_name(number): rank for number, rank in enumerate(ranks)}
+    return Pulse(actors, lambda rank: rank.meeting.options(concurrency_group=INFO).remote(), deadline_s)
+
+
+def _all_joined(ranks: list[Any], deadline_s: float) -> bool:
     """Tell whether all ranks are in one process group, giving those that are on their way a grace to arrive."""
     deadline = time.monotonic() + GRACE_SECONDS
     while True:
         calls = [rank.meeting.options(concurrency_group=INFO).remote() for rank in ranks]
-        states = {answer(f"trainer, rank {number}", call) for number, call in enumerate(calls)}
+        states = set(call_all({_name(number): call for number, call in enumerate(calls)}, _pulse(ranks, deadline_s)))
         if states == {"joined"}:
             return True
         if "alone" in states or time.monotonic() > deadline:
@@ -179,6 +195,7 @@ def read_options(declaration: Mapping[str, Any]) -> TrainerOptions:
     on_cpu = not (declaration.get("resources") or {}).get("num_gpus")
     given.setdefault("num_threads", max(1, CPU_THREADS // _world_size(declaration)))
     options = TrainerOptions(**given, on_cpu=on_cpu)
+    check_deadline("engines.trainer.options", options.deadline_s)
     if options.zero_stage not in (0, 1, 2, 3):
         raise UserError(f"engines.trainer.options.zero_stage is {options.zero_stage}", "it is 0, 1, 2 or 3")
     if options.dtype not in ("float32", "bfloat16"):

@@ -10,6 +10,10 @@ class EngineLost(RuntimeError):
     """The Ray actor of an engine died, or is not there. What it held is gone; leasing again starts a new one."""
 
 
+class EngineHung(EngineLost):
+    """The engine made no progress for longer than its deadline, and its process was killed."""
+
+
 class EngineBroken(RuntimeError):
     """The engine raised while it worked on a batch or on weights. It answers no more; leasing again replaces it."""
 

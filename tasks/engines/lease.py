@@ -85,7 +85,8 @@ def engine_name(home: Path, declaration: Mapping[str, Any], base_model_dir: Path
         options: dict[str, Any] = identity_options(declaration)
     else:
         given = dict(declaration.get("options") or {})
-        given.pop("num_threads", None)
+        for placement in ("num_threads", "deadline_s"):
+            given.pop(placement, None)
         options = {**given, "replicas": declaration.get("replicas", 1)}
     ingredients = [str(Path(home).resolve()), declaration["kind"], options, _model_identity(Path(base_model_dir))]
     return f"{declaration['name']}-{digest(ingredients)[:12]}"

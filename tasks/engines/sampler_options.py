@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cgrpo_core.errors import UserError
+from tasks.engines.deadlines import DEADLINE_S, check_deadline
 from tasks.engines.faults import PromptTooLong, RequestInvalid
 from tasks.engines.protocol import SampleRequest, SamplingSettings
 
-PLACEMENT_ONLY = frozenset({"num_threads", "kv_cache_gib", "gpu_memory_utilization"})
+PLACEMENT_ONLY = frozenset({"num_threads", "kv_cache_gib", "gpu_memory_utilization", "deadline_s"})
 """Options that change speed and memory, never which completions are possible: another value is the same engine."""
 
 CPU_THREADS = 2  # shared among the replicas of a sampler without a GPU, unless options.num_threads says otherwise
@@ -21,7 +22,8 @@ class SamplerOptions:
     max_model_len: prompt and completion tokens together. num_threads: OpenMP threads, on the CPU only. kv_cache_gib:
     memory for keys and values; None leaves it to gpu_memory_utilization, so it has a default on the CPU alone.
     max_num_seqs: requests in one batch. block_size: tokens of a block of the prefix cache; vLLM's CPU default is 128,
-    and a prompt shorter than a block never hits. on_cpu: follows from the declared resources.
+    and a prompt shorter than a block never hits. deadline_s: an engine that samples and gives no token for so long is
+    taken for hung, and killed. on_cpu: follows from the declared resources.
     """
 
     dtype: str = "float32"
@@ -33,6 +35,7 @@ class SamplerOptions:
     max_num_seqs: int = 256
     block_size: int = 32
     enable_prefix_caching: bool = True
+    deadline_s: float = DEADLINE_S
     on_cpu: bool = True
 
     def engine_arguments(self, base_model_dir: str) -> dict[str, Any]:
@@ -167,6 +170,7 @@ def _read_options(where: str, given: dict[str, Any], *, on_cpu: bool) -> Sampler
             raise UserError(f"{where}.{name} is {value!r}", "it is a whole number of 1 or more")
     if not 0 < options.gpu_memory_utilization <= 1:
         raise UserError(f"{where}.gpu_memory_utilization is {options.gpu_memory_utilization}", "it is in (0, 1]")
+    check_deadline(where, options.deadline_s)
     if options.kv_cache_gib is not None and not options.kv_cache_gib > 0:
         raise UserError(f"{where}.kv_cache_gib is {options.kv_cache_gib}", "it is above 0, or left out on a GPU")
     return options

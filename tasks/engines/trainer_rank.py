@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cgrpo_core.params import LossParams
+from tasks.engines.deadlines import DEADLINE_S
 from tasks.engines.memory import peak_memory
 from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch, PolicyRef, UpdateReport, UpdateRequest
 
@@ -30,6 +31,7 @@ class TrainerOptions:
     num_threads: of torch, a rank. chunk_tokens: completion tokens whose logits are held at once. packed_tokens: rows
     with one prompt are computed in one sequence of up to this many tokens (micro_batch.py); 0: a sequence a row.
     compile: fuse the model's small operations (a GPU only; a minute at the first update, and not with ZeRO 3).
+    deadline_s: a rank whose process answers nothing for so long is taken for hung, and all ranks are killed.
     """
 
     zero_stage: int = 0
@@ -39,6 +41,7 @@ class TrainerOptions:
     compile: bool = False
     chunk_tokens: int = 512
     packed_tokens: int = 0
+    deadline_s: float = DEADLINE_S
     on_cpu: bool = True
 
 

@@ -6,11 +6,12 @@ prompt, the settings and the request's own seed.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from tasks.engines.actors import INFO, NAMESPACE, call_all, find_actor, stop_actors
+from tasks.engines.deadlines import Pulse
 from tasks.engines.engine_loop import NOTHING_YET, EngineLoop, SamplerStats
 from tasks.engines.memory import largest, peak_memory
 from tasks.engines.protocol import Completion, PolicyRef, SampleRequest, SamplingSettings
@@ -83,7 +84,8 @@ class VllmSampler:
 
     def held(self) -> PolicyRef | None:
         """Return the policy that every replica serves, or None. Raises EngineLost, EngineBroken."""
-        held = call_all({name: actor.held.options(concurrency_group=INFO).remote() for name, actor in self._named()})
+        calls = {name: actor.held.options(concurrency_group=INFO).remote() for name, actor in self._named()}
+        held = call_all(calls, self._pulse())
         return held[0] if all(one == held[0] for one in held) else None
 
     def load(self, policy: PolicyRef, weights_dir: str) -> PolicyRef:
@@ -92,7 +94,7 @@ class VllmSampler:
         Raises PolicyMismatch if their digest is not the policy's; the sampler then holds nothing. Raises WeightsMissing
         with nothing touched, EngineBroken if the engine failed or serves other tensors than it was given, EngineLost.
         """
-        call_all({name: actor.load.remote(policy, weights_dir) for name, actor in self._named()})
+        call_all({name: actor.load.remote(policy, weights_dir) for name, actor in self._named()}, self._pulse())
         return policy
 
     def sample(
@@ -111,12 +113,13 @@ class VllmSampler:
             for (name, actor), share in zip(self._named(), shares, strict=True)
             if share
         }
-        answers: list[list[Completion]] = call_all(calls)
+        answers: list[list[Completion]] = call_all(calls, self._pulse(_work))
         return [answers[place % count][place // count] for place in range(len(requests))]
 
     def stats(self) -> SamplerStats:
         """Return the counters, added up over the replicas."""
-        every = call_all({name: actor.stats.options(concurrency_group=INFO).remote() for name, actor in self._named()})
+        calls = {name: actor.stats.options(concurrency_group=INFO).remote() for name, actor in self._named()}
+        every = call_all(calls, self._pulse())
         return add_stats(every)
 
     def progress(self) -> dict[str, float]:
@@ -128,7 +131,10 @@ class VllmSampler:
 
     def peak_rss_bytes(self) -> list[int]:
         """Return the largest resident set so far of each replica's process."""
-        return call_all({name: actor.peak_rss_bytes.remote() for name, actor in self._named()})
+        return call_all({name: actor.peak_rss_bytes.remote() for name, actor in self._named()}, self._pulse())
+
+    def _pulse(self, counts: Callable[[SamplerStats], object] | None = None) -> Pulse:
+        return _pulse_of(self._actors, self._options.deadline_s, counts)
 
     def peak_memory(self) -> dict[str, int]:
         """Return the peaks of the replica that needs most."""
@@ -137,6 +143,18 @@ class VllmSampler:
 
     def _named(self) -> list[tuple[str, Any]]:
         return list(self._actors.items())
+
+
+def _work(stats: SamplerStats) -> object:
+    """What changes while an engine samples: tokens, requests that came and went, loads that sampling waits for."""
+    return stats.completion_tokens, stats.requests, stats.requests_done, stats.loads
+
+
+def _pulse_of(
+    actors: Mapping[str, Any], deadline_s: float, counts: Callable[[SamplerStats], object] | None = None
+) -> Pulse:
+    """An engine that is being built or loaded shows no tokens: that its actor answers is then enough."""
+    return Pulse(actors, lambda actor: actor.stats.options(concurrency_group=INFO).remote(), deadline_s, counts)
 
 
 def add_stats(every: Sequence[SamplerStats]) -> SamplerStats:
@@ -183,7 +201,8 @@ def start_sampler(name: str, declaration: Mapping[str, Any], base_model_dir: str
         for replica in _replica_names(name, plan.replicas)
     }
     try:
-        call_all({replica: actor.start.remote() for replica, actor in actors.items()})
+        starts = {replica: actor.start.remote() for replica, actor in actors.items()}
+        call_all(starts, _pulse_of(actors, plan.options.deadline_s))
     except Exception:  # whatever it was: replicas that are half started must not be found by the next lease
         stop_actors(list(actors))
         raise

@@ -1,8 +1,8 @@
 """A hung engine is noticed by a deadline, killed by its process id, and reported as lost, so that the stage is retried.
 
 A process that is stopped, or sits in a lock, keeps its Ray actor alive: no call to it ever fails. So whoever waits for
-an answer also asks, in the actor's own group for questions, how far it is. The deadline is of progress, not of the whole
-call: an update may take hours, as long as its process answers; sampling, as long as tokens come.
+an answer also asks, in the actor's own group for questions, how far it is. The deadline is of progress, not of the
+whole call: an update may take hours, as long as its process answers; sampling, as long as tokens come.
 """
 
 import math

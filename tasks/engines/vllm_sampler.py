@@ -139,7 +139,7 @@ class VllmSampler:
     def peak_memory(self) -> dict[str, int]:
         """Return the peaks of the replica that needs most."""
         calls = {name: actor.peak_memory.options(concurrency_group=INFO).remote() for name, actor in self._named()}
-        return largest(call_all(calls))
+        return largest(call_all(calls, self._pulse()))
 
     def _named(self) -> list[tuple[str, Any]]:
         return list(self._actors.items())

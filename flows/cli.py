@@ -39,7 +39,7 @@ def main() -> None:
         sys.exit(130)
     except UserError as error:
         fail(error.message, error.hint)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except typer.Exit as error:
         sys.exit(error.exit_code)
     except Exception as error:  # noqa: BLE001 (sorted below: only click's own are shown without a traceback)
@@ -47,10 +47,20 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _disk_fault(error: OSError) -> UserError | None:
+    from flows.home import data_home
+    from storage.disk import disk_fault
+
+    return disk_fault(error, data_home())
+
+
 def _click_error(error: Exception) -> int:
     """Show the parser's own complaints as ours; anything else is a fault of the program and keeps its traceback."""
     if isinstance(error, typer.Abort):
         return 130
+    if isinstance(error, OSError) and (fault := _disk_fault(error)):
+        fail(fault.message, fault.hint)
+        return fault.exit_code
     if not hasattr(error, "format_message"):  # what all of the parser's errors have, whose class typer keeps private
         raise error
     fail(error.format_message(), f"{getattr(getattr(error, 'ctx', None), 'command_path', 'cgrpo')} --help")

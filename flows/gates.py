@@ -2,7 +2,8 @@
 
 A gate sees one run: its setup and the iterations of its window, the last `over` up to the one that is checked. What it
 found is kept with the run, so that a failed gate also stops `cgrpo resume`, until a person accepts it by name. Imports
-no Prefect.
+no Prefect, and DuckDB only where it asks: the error of a failed run keeps modules alive until the process ends, and
+DuckDB's bindings complain of whatever is alive then.
 """
 
 import math
@@ -10,15 +11,15 @@ import operator
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
-
-import duckdb
+from typing import TYPE_CHECKING, Any
 
 from cgrpo_core.errors import UserError
 from flows.spec import Gate
-from storage.catalog import open_stages
 from storage.gates import GateResult, GateStatus, read_gates, write_gates
 from storage.plans import Plan
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     **{"<=": operator.le, "<": operator.lt, "==": operator.eq},
@@ -41,6 +42,8 @@ def declared_gates(plan: Plan) -> dict[str, Gate]:
 
 def check_queries(plan: Plan) -> None:
     """Ask every gate of an empty store, before anything has run. Raises GateInvalid for a wrong query."""
+    from storage.catalog import open_stages
+
     with open_stages(Path(), "none", []) as connection:
         for name, gate in declared_gates(plan).items():
             _ask(connection, name, gate)
@@ -48,6 +51,8 @@ def check_queries(plan: Plan) -> None:
 
 def check_iteration(home: Path, run: str, plan: Plan, iteration: int) -> list[GateResult]:
     """Return what the gates find in an iteration that is complete, asked now or kept from before."""
+    from storage.catalog import open_stages
+
     known = read_gates(home, run, iteration)
     if known is not None:
         return known
@@ -86,7 +91,9 @@ def describe(result: GateResult) -> str:
     )
 
 
-def _ask(connection: duckdb.DuckDBPyConnection, name: str, gate: Gate) -> float | None:
+def _ask(connection: "DuckDBPyConnection", name: str, gate: Gate) -> float | None:
+    import duckdb
+
     try:
         statements = connection.extract_statements(gate.query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from cgrpo_core.errors import UserError
 from flows.home import data_home
 from flows.interrupts import interruptible
+from flows.outages import outages_named
 from flows.server import prefect_server, start_server, stop_server
 from flows.terminal import dump_json, say
+from storage.disk import disk_faults_named
 from storage.runs import Run, open_run, run_state
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def _carry_out(home: Path, run: Run, *, summary: bool = True) -> None:
     _say_what_is_reused(home, run)
     _quiet_console()
     try:
-        with interruptible(), prefect_server(home):
+        with disk_faults_named(home), outages_named(), interruptible(), prefect_server(home):
             from prefect import tags
 
             from flows.progress import live_progress

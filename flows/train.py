@@ -15,6 +15,7 @@ from flows.gates import check_iteration, describe, raise_failed
 from flows.home import data_home
 from flows.interrupts import interruptible
 from flows.new_run import new_run
+from flows.outages import outages_named
 from flows.stale import claim_flow_run, tags_of
 from flows.submit import submit_stages, wait_for_all
 from flows.summary import iteration_row, stages_of
@@ -71,7 +72,7 @@ def carry_out(home: Path, run: Run) -> None:
     plan, store = read_plan(home, run.name), Store(home)
     iterations = max((stage.iteration or 0 for stage in plan.stages), default=0)
     runner = RayTaskRunner(init_kwargs={"namespace": NAMESPACE})
-    with attempt(home, run.name), ray_cluster(), tags(*tags_of(home, run.name)):
+    with attempt(home, run.name), outages_named(), ray_cluster(), tags(*tags_of(home, run.name)):
         _claim(home, run.name)
         for iteration in range(iterations + 1):
             stages = stages_of(plan, iteration)

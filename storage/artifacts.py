@@ -22,6 +22,7 @@ from typing import Any, TypedDict, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.disk import disk_faults_named
 from storage.durable import json_bytes, move_into_place, new_temporary, sync_directory, take_away, write_bytes
 from storage.errors import ArtifactCorrupt, ArtifactMissing, ManifestInvalid, SchemaMismatch
 from storage.schemas import from_table, to_table, validate
@@ -80,7 +81,7 @@ class Manifest:
     def from_json(value: dict[str, Any]) -> "Manifest":
         """Return the manifest that `to_json` gave. Raises TypeError or KeyError on anything else."""
         if value["format"] != MANIFEST_FORMAT:
-            raise TypeError(f"manifest format {value['format']}, not {MANIFEST_FORMAT}")
+            raise TypeError(f"a manifest of format {value['format']}, which another version of the program wrote")
         return Manifest(**value)
 
 
@@ -121,20 +122,21 @@ class Store:
 
         If the key is published already, by another process in the meantime or long ago, that one is kept and its
         manifest is returned. Raises RecordInvalid for rows that break their record's rules and ManifestInvalid for a
-        manifest that JSON cannot keep; nothing is visible then.
+        manifest that JSON cannot keep, DiskFault when the disk is full or read-only; nothing is visible then.
         """
         final = self.path(manifest.key)
         published = self.find(manifest.key)
         if published is not None:
             return published
-        temporary = new_temporary(Path(self.home), manifest.key)
-        try:
-            outputs = {name: _write_table(temporary, manifest.key, name, *table) for name, table in tables.items()}
-            manifest = replace(manifest, outputs=outputs)
-            _write_manifest(temporary, manifest)
-            return self._place(temporary, final, manifest)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)  # gone already if it was moved into place
+        with disk_faults_named(Path(self.home)):
+            temporary = new_temporary(Path(self.home), manifest.key)
+            try:
+                outputs = {name: _write_table(temporary, manifest.key, name, *table) for name, table in tables.items()}
+                manifest = replace(manifest, outputs=outputs)
+                _write_manifest(temporary, manifest)
+                return self._place(temporary, final, manifest)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)  # gone already if it was moved into place
 
     def _place(self, temporary: Path, final: Path, manifest: Manifest) -> Manifest:
         while not move_into_place(temporary, final):

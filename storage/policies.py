@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from storage.disk import disk_faults_named
 from storage.durable import (
     json_bytes,
     move_into_place,
@@ -36,22 +37,24 @@ def publish_directory(home: Path, kind: Kind, key: str, write: Callable[[Path], 
     """Have `write(directory)` fill a new directory, publish it under `key`, and return its path relative to home.
 
     A complete directory that is there already is kept, and `write` is then not called. What `write` raises passes
-    through, and nothing is visible then. Raises DirectoryInvalid for links and for a `write` that wrote nothing.
+    through, and nothing is visible then. Raises DirectoryInvalid for links and for a `write` that wrote nothing, and
+    DiskFault.
     """
     relative = f"{kind}/{key}"
     final = _resolve(home, relative)
     if complete(home, relative):
         return relative
-    temporary = new_temporary(home, f"{kind}-{key}")
-    try:
-        write(temporary)
-        _write_digests(temporary)
-        while not move_into_place(temporary, final):
-            if complete(home, relative):
-                break
-            take_away(home, final)  # cut short or tampered with: never chosen by anyone
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # gone already if it was moved into place
+    with disk_faults_named(home):
+        temporary = new_temporary(home, f"{kind}-{key}")
+        try:
+            write(temporary)
+            _write_digests(temporary)
+            while not move_into_place(temporary, final):
+                if complete(home, relative):
+                    break
+                take_away(home, final)  # cut short or tampered with: never chosen by anyone
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # gone already if it was moved into place
     return relative
 
 

@@ -82,7 +82,8 @@ def create_run(
 
     Raises RunExists if there is a run of this name, which is left as it is, and RunNameInvalid.
     """
-    now = time.time()
+    # After every other run, also when the clock was set back: "the newest run" is the one that was made last.
+    now = max([time.time(), *(run.created_at + 1e-3 for run in list_runs(home))])
     if name is None:
         name = f"{plan.pipeline}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{uuid.uuid4().hex[:4]}"
     final = run_directory(home, name)

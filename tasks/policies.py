@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prefect.logging import get_logger
+
 from cgrpo_core.errors import UserError
 from cgrpo_core.params import LimitParams, LossParams, OptimizerParams, RolloutParams, build_block
 from cgrpo_core.records import Policy, TrainingSample
 from storage.artifacts import Manifest, Store
-from storage.policies import complete, publish_directory
+from storage.policies import complete, damaged_files, publish_directory
 from tasks.engines.lease import lease_sampler, lease_trainer
 from tasks.engines.protocol import (
     Completion,
@@ -151,7 +153,7 @@ def bring_to(home: Path, trainer: Trainer, key: str, base_model: Path) -> None:
         if held == policy_ref(ancestor.policy):
             break
         checkpoint = f"checkpoints/{ancestor.key}"
-        if complete(home, checkpoint):
+        if _is_whole(home, checkpoint):
             trainer.load_checkpoint(policy_ref(ancestor.policy), str(home / checkpoint))
             break
         if ancestor.policy.parent is None:
@@ -162,6 +164,20 @@ def bring_to(home: Path, trainer: Trainer, key: str, base_model: Path) -> None:
     for following in reversed(behind):
         _replay(store, trainer, ancestor.policy, following)
         ancestor = following
+
+
+def _is_whole(home: Path, checkpoint: str) -> bool:
+    """Tell whether a checkpoint is there with every byte; one that is damaged is said, and an older one is used.
+
+    Its digests are compared, not its sizes alone: the weights have a digest of their own, but nothing else would notice
+    a flipped bit in the state of the optimizer.
+    """
+    if not complete(home, checkpoint):
+        return False
+    damaged = damaged_files(home, checkpoint)
+    if damaged:
+        get_logger("cgrpo").warning("%s is damaged (%s) and is not used", home / checkpoint, ", ".join(damaged))
+    return not damaged
 
 
 def update_request(params: dict[str, dict[str, Any]], samples: Sequence[TrainingSample]) -> UpdateRequest:

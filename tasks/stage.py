@@ -109,7 +109,7 @@ def reference(manifest: Manifest) -> dict[str, Any]:
 
 def _publish(body: Body, context: StageContext) -> Manifest:
     plan = context.plan
-    started = time.time()
+    started, began = time.time(), time.monotonic()
     arguments: dict[str, Any] = dict(plan.leaves)
     for argument, refs in plan.inputs.items():
         arguments[argument] = [row for ref in refs for row in _rows(context.store, ref.key, ref.output)]
@@ -130,7 +130,7 @@ def _publish(body: Body, context: StageContext) -> Manifest:
         counts=dict(result.counts),
         metrics=dict(result.metrics),
         started_at=started,
-        ended_at=time.time(),
+        ended_at=started + time.monotonic() - began,  # never before the start, also when the clock was set back
         directories=dict(result.directories),
         evidence=dict(result.evidence),
     )

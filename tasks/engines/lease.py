@@ -18,11 +18,11 @@ from typing import Any
 from cgrpo_core.errors import UserError
 from cgrpo_core.ids import digest
 from cgrpo_core.records import Policy
-from storage.policies import complete
+from storage.policies import complete, damaged_files, drop
 from tasks.engines.actors import INFO, NAMESPACE, find_actor, stop_actors
 from tasks.engines.engine_loop import SamplerStats
 from tasks.engines.faults import EngineBroken, EngineLost, WeightsMissing
-from tasks.engines.protocol import PolicyRef, Trainer
+from tasks.engines.protocol import PolicyMismatch, PolicyRef, Trainer
 from tasks.engines.sampler_options import identity_options
 from tasks.engines.vllm_sampler import VllmSampler, add_stats, as_progress, start_sampler, stop_sampler
 
@@ -53,7 +53,7 @@ def lease_sampler(
             try:
                 sampler = start_sampler(name, declaration, str(base_model_dir))
                 if sampler.held() != wanted:
-                    sampler.load(wanted, _weights_directory(home, policy, rebuild))
+                    _load(home, sampler, wanted, policy, rebuild)
                 return sampler
             except (EngineLost, EngineBroken):
                 stop_sampler(name, declaration)
@@ -134,6 +134,19 @@ def _one_at_a_time(home: Path, name: str) -> Iterator[None]:
     with (directory / f"{name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _load(
+    home: Path, sampler: VllmSampler, wanted: PolicyRef, policy: Policy, rebuild: Callable[[Policy], str] | None
+) -> None:
+    """Load the stored weights; damaged ones are dropped, being a cache, and made again."""
+    try:
+        sampler.load(wanted, _weights_directory(home, policy, rebuild))
+    except PolicyMismatch:
+        if policy.weights is None or rebuild is None or not damaged_files(home, policy.weights):
+            raise
+        drop(home, policy.weights)
+        sampler.load(wanted, rebuild(policy))
 
 
 def _weights_directory(home: Path, policy: Policy, rebuild: Callable[[Policy], str] | None) -> str:

@@ -9,9 +9,9 @@ import storage_rows as rows_of
 from storage_rows import a_manifest, a_plan, a_stage
 
 from cgrpo_core.records import TrainingSample
-from flows import gates
 from flows.gates import GateFailed, GateInvalid, check_iteration, check_queries, raise_failed
 from flows.resolve import resolve
+from storage import catalog
 from storage.artifacts import Store
 from storage.catalog import query
 from storage.gates import accept_gates, read_gates
@@ -196,8 +196,10 @@ def test_a_gate_sees_no_other_iteration_than_those_of_its_window(tmp_path: Path,
     declared = {f"over_{k}": gate.model_copy(update={"over": k}) for k in (1, 2)}
     plan = publish(tmp_path, *(healthy(i) for i in (1, 2, 3)), declared=declared)
     opened = []
-    real = gates.open_stages
-    monkeypatch.setattr(gates, "open_stages", lambda home, run, seen: real(home, run, opened.append(len(seen)) or seen))
+    real = catalog.open_stages
+    monkeypatch.setattr(
+        catalog, "open_stages", lambda home, run, seen: real(home, run, opened.append(len(seen)) or seen)
+    )
     values = {result.gate: result.value for result in check_iteration(tmp_path, "one", plan, 3)}
     assert values == {"over_1": 1, "over_2": 2}
     assert opened == [9, 17], "the setup and 8 stages an iteration: what is read does not grow with the run"

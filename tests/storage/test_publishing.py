@@ -21,6 +21,7 @@ from storage_rows import a_manifest, key_of
 import storage.artifacts
 from cgrpo_core.records import Response, Verdict
 from storage.artifacts import Manifest, Store
+from storage.disk import DiskFault
 from storage.durable import drop_leftovers
 from storage.errors import ArtifactCorrupt, ArtifactMissing, ManifestInvalid, RecordInvalid, SchemaMismatch
 
@@ -116,7 +117,7 @@ def test_a_failing_write_leaves_nothing_behind(store: Store, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(storage.artifacts, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskFault, match="the disk is full"):
         publish(store, rows_of.a_response())
     assert store.find(KEY) is None
     assert list((store.home / "tmp").iterdir()) == []

@@ -1,0 +1,87 @@
+"""A damaged checkpoint is never gone on from: an older one is, and the stored samples are trained on again."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from storage_rows import a_manifest, key_of
+from training_samples import build_samples
+
+from cgrpo_core.params import Params
+from cgrpo_core.records import Policy, TrainingSample
+from storage.artifacts import Store
+from storage.policies import complete, damaged_files, publish_directory
+from tasks.engines.fake import FakeTrainer, write_fake_weights
+from tasks.policies import bring_to, policy_ref, update_request
+
+PARAMS = {
+    name: values for name, values in asdict(Params()).items() if name in ("rollout", "loss", "optimizer", "limits")
+}
+KEYS = [key_of(f"update {version}") for version in range(4)]
+
+
+def publish(store: Store, version: int, digest: str, samples_key: str | None) -> Policy:
+    parent = KEYS[version - 1] if version else None
+    policy = Policy(policy_version=version, parent=parent, weights_sha256=digest, weights=None, checkpoint=None)
+    inputs = {"samples": [f"{samples_key}/samples"]} if samples_key else {}
+    store.publish(a_manifest(KEYS[version], params=PARAMS, inputs=inputs), {"policy": (Policy, [policy])})
+    return policy
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> SimpleNamespace:
+    """Three updates, each with a checkpoint."""
+    store, trainer, base = Store(tmp_path), FakeTrainer(), tmp_path / "base"
+    write_fake_weights(str(base), "b" * 64)
+    held = trainer.load_weights(policy_ref(publish(store, 0, "b" * 64, None)), str(base))
+    for version in (1, 2, 3):
+        samples = [replace(one, sampling_logprobs=(-0.5,) * len(one.token_ids)) for one in build_samples(seed=version)]
+        key = key_of(f"samples {version}")
+        store.publish(a_manifest(key), {"samples": (TrainingSample, samples)})
+        held = trainer.update(update_request(PARAMS, samples), held).policy
+        publish(store, version, held.weights_sha256, key)
+        publish_directory(
+            tmp_path, "checkpoints", KEYS[version], lambda path, at=held: trainer.save_checkpoint(str(path), at)
+        )
+    return SimpleNamespace(home=tmp_path, store=store, base=base, last=held)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "whole": (lambda directory: None, 0),
+    "cut in half": (lambda directory: (directory / "fake_weights.json").write_text("{"), 1),
+    "a bit of the optimizer flipped": (lambda directory: flip_a_bit(directory / "optimizer_step"), 1),
+    "a file gone": (lambda directory: (directory / "optimizer_step").unlink(), 1),
+    "its digests gone": (lambda directory: (directory / "DIGESTS.json").unlink(), 1),
+    "its digests cut": (lambda directory: (directory / "DIGESTS.json").write_text('{"files": {'), 1),
+}
+
+
+@pytest.mark.parametrize(("damage", "replayed"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_and_the_weights_come_out_the_same(place, damage, replayed) -> None:
+    damage(place.home / "checkpoints" / KEYS[3])
+    trainer = FakeTrainer()
+    bring_to(place.home, trainer, KEYS[3], place.base)
+    assert trainer.held() == place.last
+    assert len(trainer.updates) == replayed
+
+
+def test_with_every_checkpoint_damaged_the_base_model_and_all_samples_remain(place) -> None:
+    for version in (1, 2, 3):
+        flip_a_bit(place.home / "checkpoints" / KEYS[version] / "optimizer_step")
+    trainer = FakeTrainer()
+    bring_to(place.home, trainer, KEYS[3], place.base)
+    assert trainer.held() == place.last
+    assert len(trainer.updates) == 3
+
+
+def test_a_flipped_bit_has_the_right_size_and_is_found_by_its_digest(place) -> None:
+    flip_a_bit(place.home / "checkpoints" / KEYS[2] / "optimizer_step")
+    assert complete(place.home, f"checkpoints/{KEYS[2]}")
+    assert damaged_files(place.home, f"checkpoints/{KEYS[2]}") == ["optimizer_step"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cgrpo_core.head_gradients import HeadGradients, parts_of
 from cgrpo_core.logit_chunks import Taken, gradient, logs_again, summarise
 
 Pull = Callable[[Tensor, slice], Tensor]
@@ -57,38 +58,6 @@ def taken_logprobs(
     return logprobs.view(rows, length), entropy.view(rows, length) if with_entropy else None
 
 
-class _Gradients:
-    """The gradients of hidden states and head, added up chunk by chunk; None for one that is not asked for."""
-
-    def __init__(self, hidden: Tensor, head_weight: Tensor, wanted: tuple[bool, bool], dtype: torch.dtype) -> None:
-        self._hidden, self._head_weight = hidden, head_weight
-        self._of_hidden = torch.empty_like(hidden) if wanted[0] else None
-        # Chunks are added up in float32: a bfloat16 sum over hundreds of chunks would lose the small ones.
-        self._of_head = torch.zeros_like(head_weight, dtype=dtype) if wanted[1] else None
-
-    def add(self, part: slice, grad_logits: Tensor) -> None:
-        """Take in d loss / d logits of one chunk."""
-        grad = grad_logits.to(self._hidden.dtype)
-        if self._of_hidden is not None:
-            torch.mm(grad, self._head_weight, out=self._of_hidden[part])
-        if self._of_head is not None:
-            _add_product(self._of_head, grad.T, self._hidden[part])
-
-    def results(self) -> tuple[Tensor | None, Tensor | None]:
-        """Return both, in the dtype of what they are the gradients of."""
-        return self._of_hidden, None if self._of_head is None else self._of_head.to(self._head_weight.dtype)
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, in place, without a table of total's size where the device can."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    elif total.is_cuda:
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
-    else:
-        total += left @ right
-
-
 class _TakenLogprobs(torch.autograd.Function):
     """hidden [N, H], head_weight [V, H], targets [N] -> log-probs [N], entropy [N] (empty when not asked for)."""
 
@@ -108,8 +77,8 @@ class _TakenLogprobs(torch.autograd.Function):
         logprobs = torch.empty_like(log_sums)
         entropy = torch.empty_like(log_sums) if with_entropy else log_sums.new_empty(0)
         promised = None if pull is None else torch.empty_like(log_sums)
-        ready = None if pull is None else _Gradients(hidden, head_weight, ctx.needs_input_grad[:2], dtype)
-        for part in _parts(hidden.shape[0], chunk_tokens):
+        ready = None if pull is None else HeadGradients(hidden, head_weight, ctx.needs_input_grad[:2], dtype)
+        for part in parts_of(hidden.shape[0], chunk_tokens):
             taken, logs = summarise(hidden[part] @ head_weight.T, targets[part], temperature, with_entropy)
             log_sums[part], logprobs[part] = taken.log_sums, taken.logprobs
             if taken.entropy is not None:
@@ -130,17 +99,13 @@ class _TakenLogprobs(torch.autograd.Function):
         if ctx.ready is not None and of_entropy is None and _kept(ctx.promised, of_logprobs):
             return (*ctx.ready.results(), None, None, None, None, None)
         ctx.ready = None
-        gradients = _Gradients(hidden, head_weight, ctx.needs_input_grad[:2], log_sums.dtype)
-        for part in _parts(hidden.shape[0], ctx.chunk_tokens):
+        gradients = HeadGradients(hidden, head_weight, ctx.needs_input_grad[:2], log_sums.dtype)
+        for part in parts_of(hidden.shape[0], ctx.chunk_tokens):
             taken = Taken(log_sums[part], log_sums[part], entropy[part] if entropy.numel() else None)
             logs = logs_again(hidden[part] @ head_weight.T, taken.log_sums, ctx.temperature)
             pulls = (None if pull is None else pull[part] for pull in (of_logprobs, of_entropy))
             gradients.add(part, gradient(logs, targets[part], taken, ctx.temperature, *pulls))
         return (*gradients.results(), None, None, None, None, None)
-
-
-def _parts(tokens: int, chunk_tokens: int) -> list[slice]:
-    return [slice(start, min(start + chunk_tokens, tokens)) for start in range(0, tokens, chunk_tokens)]
 
 
 def _kept(promised: Tensor, arrived: Tensor | None) -> bool:

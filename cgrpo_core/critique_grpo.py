@@ -6,20 +6,11 @@ The term is LUFFY's (arXiv 2504.14945, eq. 7), who takes it on worked solutions 
 policy did not sample the row from this prompt, and p stands for the ratio p / 1.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from cgrpo_core.learning_params import ShapingParams
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShapedLosses:
-    """Token losses and f(p), both [B, T] and 0 where not active; f(p) without gradient."""
-
-    losses: Tensor
-    shaped_probs: Tensor
+from cgrpo_core.loss_rows import ShapedLosses
 
 
 def shaped_probability(logprobs: Tensor, params: ShapingParams) -> Tensor:
@@ -32,8 +23,10 @@ def shaped_probability(logprobs: Tensor, params: ShapingParams) -> Tensor:
     return torch.sigmoid(logprobs - torch.log(torch.as_tensor(params.gamma, dtype=logprobs.dtype)))
 
 
-def shaped_token_losses(logprobs: Tensor, advantages: Tensor, active: Tensor, params: ShapingParams) -> ShapedLosses:
-    """Return l_t on active tokens, 0 elsewhere. logprobs, active [B, T]; advantages [B].
+def shaped_token_losses(
+    logprobs: Tensor, context_logprobs: Tensor | None, advantages: Tensor, active: Tensor, params: ShapingParams
+) -> ShapedLosses:
+    """Return l_t on active tokens, 0 elsewhere, and f(p). logprobs, active [B, T]; advantages [B]; no context is used.
 
     A refinement was sampled given question, response and critique; no old log-prob under the question alone belongs to
     it, hence none is used. Where we differ from the printed formula: it clips f(p) to [1-eps, 1+eps], which cannot be

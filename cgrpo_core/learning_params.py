@@ -29,19 +29,26 @@ class AdvantageParams:
     tokens itself. overlong_share: the last share of the token limit, in which the penalty for length grows from 0 to
     overlong_penalty (dapo.py); null: no penalty. equal_rewards: whether groups whose rewards are all equal stay in the
     batch, without gradient, or are dropped from it and counted.
+
+    Of successors, the baselines `first_attempt_mean`: of the group's responses, for refinements too (RLTF), and
+    `origin_mean`: of responses and of refinements apart (ICRL). positive_scale: factor of every advantage above 0
+    (R3L). restarts: a response whose refinement goes on from its first tokens is trained `whole`, or on the `suffix`
+    that comes after them, as that refinement is (R3L).
     """
 
     __pydantic_config__: ClassVar = FORBID
-    baseline: Literal["group_mean", "leave_one_out"] = "group_mean"
+    baseline: Literal["group_mean", "leave_one_out", "first_attempt_mean", "origin_mean"] = "group_mean"
     divide_by_std: bool = False
     epsilon: float = 1e-6
     weights: Literal["per_origin_mean", "one_sum", "equal"] = "per_origin_mean"
     equal_rewards: Literal["keep", "drop"] = "keep"
     overlong_share: float | None = None
     overlong_penalty: float = 1.0
+    positive_scale: float = 1.0
+    restarts: Literal["whole", "suffix"] = "whole"
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "epsilon", "overlong_penalty")
+        at_least(self, 0, "epsilon", "overlong_penalty", "positive_scale")
         if self.overlong_share is not None:
             fraction(self, "overlong_share")
         if self.baseline == "leave_one_out" and self.divide_by_std:
@@ -49,18 +56,25 @@ class AdvantageParams:
                 "divide_by_std must be false with leave_one_out: each row has a group of its own there, that of the "
                 "others, and another deviation"
             )
+        if self.baseline == "first_attempt_mean" and self.divide_by_std:
+            raise ValueError(
+                "divide_by_std must be false with first_attempt_mean: where all first attempts agree, which is where "
+                "refinements count, their deviation is 0"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapingParams:
-    """f(p) on refinement and solution tokens: p / (p + gamma), or p itself."""
+    """What is raised on refinement and solution tokens: f(p) = p / (p + gamma), or p itself; log p (RLTF); or log p
+    weighted by p(y | question) / p(y | question, response, critique), `cap` at most (ICRL)."""
 
     __pydantic_config__: ClassVar = FORBID
-    kind: Literal["p_over_p_plus_gamma", "none"] = "p_over_p_plus_gamma"
+    kind: Literal["p_over_p_plus_gamma", "none", "log_p", "context_ratio"] = "p_over_p_plus_gamma"
     gamma: float = 0.1
+    cap: float = 2.0
 
     def __post_init__(self) -> None:
-        at_least(self, 1e-6, "gamma")
+        at_least(self, 1e-6, "gamma", "cap")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +98,13 @@ class LossParams:
     (REINFORCE). A `clip_low` and `clip_high` of None switch the clip off. entropy_aggregate: the bonus is part of each
     token's loss, or the step's mean entropy of a token. scaling: by prompts, or as in the authors' release, for
     comparisons with it.
+
+    Two kinds have no advantage, ratio or clip: `sft`, the cross-entropy of every row, and `sdpo`, the `divergence` of
+    each token of a response from what the policy would have said given the critique.
     """
 
     __pydantic_config__: ClassVar = FORBID
-    kind: Literal["critique_grpo", "grpo"] = "critique_grpo"
+    kind: Literal["critique_grpo", "grpo", "sft", "sdpo"] = "critique_grpo"
     ratio: Literal["token", "sequence", "cispo", "none"] = "token"
     clip_low: float | None = 0.2
     clip_high: float | None = 0.2
@@ -98,10 +115,16 @@ class LossParams:
     entropy_coef: float = 0.0
     entropy_aggregate: Literal["as_loss", "token_mean"] = "as_loss"
     scaling: Literal["prompts", "release"] = "prompts"
+    divergence: Literal["jsd", "reverse_kl", "forward_kl"] = "jsd"
 
     def __post_init__(self) -> None:
         at_least(self, 0, "clip_low", "clip_high", "kl_coef", "entropy_coef")
         self._check_clip()
+        if self.kind in ("sft", "sdpo") and (self.ratio != "none" or self.mismatch.kind != "none"):
+            raise ValueError(
+                f"kind {self.kind} goes with ratio none and mismatch none: it has no policy gradient that they could "
+                "correct"
+            )
         if self.ratio == "sequence" and self.aggregate != "sequence_mean":
             raise ValueError(
                 f"ratio sequence goes with aggregate sequence_mean, not {self.aggregate}: a completion has one ratio, "

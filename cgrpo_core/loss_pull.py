@@ -23,6 +23,7 @@ def loss_pull(
     mask: Tensor,
     sampling_logprobs: Tensor,
     ref_logprobs: Tensor | None,
+    context_logprobs: Tensor | None,
     params: LossParams,
     divide_by: Denominators,
     factor: float,
@@ -30,14 +31,16 @@ def loss_pull(
     """Return the function (log-probs of some of the B * T tokens, which ones) -> factor * d policy_loss / d log-prob.
 
     Tensors as in LossRows; old_logprobs None: they are the log-probs themselves, detached. None is returned for a loss
-    that does not decompose into tokens, or has an entropy term, whose gradient is more than the log-probs'.
+    that does not decompose into tokens, or has an entropy term or a divergence, whose gradient is more than the
+    log-probs'.
     """
-    if params.ratio == "sequence" or params.entropy_coef != 0:
+    if params.ratio == "sequence" or params.entropy_coef != 0 or params.kind == "sdpo":
         return None
     lengths = mask.bool().sum(dim=1).clamp(min=1) if params.aggregate == "sequence_mean" else 1
     token_weights = _each_token(weights / lengths, mask)
     row_values = {"advantages": _each_token(advantages, mask), "off_policy": _each_token(off_policy, mask)}
     token_values = {"mask": mask, "sampling_logprobs": sampling_logprobs, "ref_logprobs": ref_logprobs}
+    token_values["context_logprobs"] = context_logprobs
     flat = {name: None if value is None else value.reshape(-1, 1) for name, value in token_values.items()}
     old = None if old_logprobs is None else old_logprobs.reshape(-1, 1)
 

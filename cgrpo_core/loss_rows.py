@@ -23,6 +23,8 @@ class LossRows:
     entropy: Tensor | None = None  # [B, T], with gradient
     sampling_logprobs: Tensor | None = None  # [B, T], by the sampler; for `mismatch`
     ref_logprobs: Tensor | None = None  # [B, T], by the reference policy; for `kl_coef`
+    context_logprobs: Tensor | None = None  # [B, T], of off_policy rows given what they were sampled from; for ICRL
+    divergences: Tensor | None = None  # [B, T], with gradient, from what the critique would have said; for SDPO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,17 @@ class RatioLosses:
     losses: Tensor
     clipped_low: Tensor
     clipped_high: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapedLosses:
+    """Token losses of off_policy rows and what shaped them (f(p), or a weight), both [B, T] and 0 where not active.
+
+    The latter is without gradient.
+    """
+
+    losses: Tensor
+    shaped_probs: Tensor
 
 
 def at_valid(values: Tensor, valid: Tensor) -> Tensor:

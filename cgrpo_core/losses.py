@@ -1,8 +1,9 @@
 """The objective of an update: ratio rule x clip x shaping x mismatch correction x aggregation, one choice of each.
 
 A row is one completion. Its token losses come from the ratio rule that `LossParams.ratio` names (grpo.py, gspo.py,
-cispo.py, reinforce.py), or, for rows that the policy did not sample from this prompt, from the shaping of
-critique_grpo.py; aggregation.py adds them up. Denominators are arguments: nothing here divides by the size of what it
+cispo.py, reinforce.py), or, for rows that the policy did not sample from this prompt, from the shaping that
+`LossParams.shaping` names (critique_grpo.py, rltf.py, icrl.py); those of the kinds `sft` and `sdpo` need neither
+(sft.py, sdpo.py). aggregation.py adds them up. Denominators are arguments: nothing here divides by the size of what it
 happens to be given, so that any split into micro-batches adds up to the whole.
 """
 
@@ -18,11 +19,15 @@ from cgrpo_core.cispo import detached_ratio_losses
 from cgrpo_core.critique_grpo import shaped_token_losses
 from cgrpo_core.grpo import token_ratio_losses
 from cgrpo_core.gspo import sequence_ratio_losses
+from cgrpo_core.icrl import reweighted_token_losses
 from cgrpo_core.kl import kl_penalty
-from cgrpo_core.learning_params import LossParams
-from cgrpo_core.loss_rows import LossRows, RatioLosses, at_valid
+from cgrpo_core.learning_params import LossParams, ShapingParams
+from cgrpo_core.loss_rows import LossRows, RatioLosses, ShapedLosses, at_valid
 from cgrpo_core.mismatch import mismatch_weights
 from cgrpo_core.reinforce import reinforce_losses
+from cgrpo_core.rltf import imitated_token_losses
+from cgrpo_core.sdpo import distilled_losses
+from cgrpo_core.sft import cross_entropies
 
 SUM_NAMES = (
     "loss",
@@ -36,6 +41,7 @@ SUM_NAMES = (
     "mismatch_sum",
     "mismatch_capped_count",
     "kl_sum",
+    "divergence_sum",
 )
 
 RATIO_RULES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, LossParams], RatioLosses]] = {
@@ -45,6 +51,13 @@ RATIO_RULES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, LossParams], Ra
     "none": reinforce_losses,
 }
 
+SHAPINGS: dict[str, Callable[[Tensor, Tensor | None, Tensor, Tensor, ShapingParams], ShapedLosses]] = {
+    "p_over_p_plus_gamma": shaped_token_losses,
+    "none": shaped_token_losses,
+    "log_p": imitated_token_losses,
+    "context_ratio": reweighted_token_losses,
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossTerms:
@@ -52,8 +65,8 @@ class LossTerms:
 
     Every sum is additive over micro-batches and ranks. entropy_sum is over all trained tokens (0 when no entropy was
     given); clip counts, mismatch_sum (of weights), mismatch_capped_count and kl_sum (0 without the term that they
-    belong to) over response tokens; shaping_sum (of f(p); 0 where nothing is shaped) and off_policy_prob_sum (of p)
-    over tokens of refinements and solutions.
+    belong to) over response tokens; shaping_sum (of f(p), or of weights; 0 where nothing is shaped) and
+    off_policy_prob_sum (of p) over tokens of refinements and solutions; divergence_sum over all tokens of SDPO.
     """
 
     loss: Tensor
@@ -77,14 +90,22 @@ def loss_and_sums(rows: LossRows, params: LossParams, divide_by: Denominators) -
     valid = rows.mask.bool()
     off_policy = rows.off_policy.bool()
     on_tokens, off_tokens = valid & ~off_policy[:, None], valid & off_policy[:, None]
-    shaped = off_tokens if params.kind == "critique_grpo" else torch.zeros_like(valid)
+    none = torch.zeros_like(valid)
+    shaped = off_tokens if params.kind == "critique_grpo" else none
+    by_ratio = none if params.kind in ("sft", "sdpo") else valid & ~shaped
     new, old = at_valid(rows.logprobs, valid), at_valid(rows.old_logprobs, valid)
     advantage = rows.advantages.to(new)
 
-    ratio = RATIO_RULES[params.ratio](new, old, advantage, valid & ~shaped, params)
+    ratio = RATIO_RULES[params.ratio](new, old, advantage, by_ratio, params)
     token_losses, extra = _corrected(ratio.losses, new, old, on_tokens, rows, params)
-    shape = shaped_token_losses(new, advantage, shaped, params.shaping)
+    context = None if rows.context_logprobs is None else at_valid(rows.context_logprobs, shaped)
+    shape = SHAPINGS[params.shaping.kind](new, context, advantage, shaped, params.shaping)
     token_losses = token_losses + shape.losses
+    if params.kind == "sft":
+        token_losses = token_losses + cross_entropies(new, valid)
+    divergences = None if rows.divergences is None else at_valid(rows.divergences, valid)
+    if params.kind == "sdpo":
+        token_losses = token_losses + distilled_losses(divergences, valid)
     entropies = None if rows.entropy is None else at_valid(rows.entropy, valid)
     bonus: Tensor | None = None
     if entropies is not None and params.entropy_coef != 0:
@@ -104,6 +125,7 @@ def loss_and_sums(rows: LossRows, params: LossParams, divide_by: Denominators) -
         "clip_high_count": (ratio.clipped_high & on_tokens).sum(),
         "shaping_sum": shape.shaped_probs.sum(),
         "off_policy_prob_sum": torch.where(off_tokens, new, -torch.inf).exp().sum(),
+        "divergence_sum": loss.new_zeros(()) if divergences is None else divergences.sum(),
         **extra,
     }
     return loss, sums

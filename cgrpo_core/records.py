@@ -182,11 +182,12 @@ class UpdateMetrics:
     entropy: float | None
     clip_fraction_low: float | None
     clip_fraction_high: float | None
-    shaping_mean: float | None  # mean f(p) over shaped tokens
+    shaping_mean: float | None  # mean f(p), or weight (ICRL), over shaped tokens
     off_policy_prob_mean: float | None  # mean p over refinement and solution tokens, given the question alone
     mismatch_weight_mean: float | None  # over response tokens; None without a correction
     mismatch_capped_fraction: float | None
     kl_to_reference: float | None  # mean estimate over response tokens; None without a KL term
+    divergence_mean: float | None  # SDPO: over response tokens, from what the critique would have said
     kl_to_sampler: float | None  # mean (sampling - trainer) log-prob over response tokens
     logprob_gap_mean: float | None  # mean |sampling - trainer| log-prob over response tokens
     logprob_gap_max: float | None

@@ -1,15 +1,18 @@
 """From rewards to training samples: one baseline over the union of a group's responses and selected refinements."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from cgrpo_core.advantages import group_advantages, row_weights
 from cgrpo_core.metrics import iteration_summary
 from cgrpo_core.params import AdvantageParams, SelectParams
 from cgrpo_core.records import Origin, Prompt, Refinement, Response, SelectedRefinement, TrainingSample, Verdict
+from cgrpo_core.restarts import given_tokens
 from cgrpo_core.selection import place
 from tasks.stage import Published, StageContext, stage
 
 Row = tuple[Response | Refinement, Origin]
+Value = TypeVar("Value", int, float)
 
 
 @stage
@@ -31,18 +34,19 @@ def build_training_samples(
     rows = _rows(context.block(SelectParams), responses, refinements, selection, reward_of)
     group_ids = [row.group_id for row, _ in rows]
     rewards = [float(reward_of[_row_id(row)] or 0.0) for row, _ in rows]
-    advantages = group_advantages(rewards, group_ids, params)
-    weights = row_weights([origin for _, origin in rows], group_ids, params)
+    origins = [origin for _, origin in rows]
+    advantages = group_advantages(rewards, group_ids, params, origins)
+    weights = row_weights(origins, group_ids, params)
     prompt_of = {prompt.prompt_id: prompt for prompt in prompts}
-    response_of = {response.response_id: response for response in responses}
+    given = given_tokens([row for row, _ in rows], responses, params.restarts)
     samples = [
         TrainingSample(
             sample_id=_row_id(row),
             group_id=row.group_id,
             origin=origin,
-            prompt_token_ids=prompt_of[row.group_id].token_ids + _kept(row, response_of),
-            token_ids=row.token_ids,
-            sampling_logprobs=row.sampling_logprobs,
+            prompt_token_ids=prompt_of[row.group_id].token_ids + given[_row_id(row)],
+            token_ids=_trained(row.token_ids, row, given),
+            sampling_logprobs=_trained(row.sampling_logprobs, row, given),
             reward=reward,
             advantage=advantage,
             weight=weight,
@@ -78,9 +82,11 @@ def _rows(
     return rows
 
 
-def _kept(row: Response | Refinement, response_of: dict[str, Response]) -> tuple[int, ...]:
-    """Return the tokens of its response that a restarted refinement goes on from: given, not trained."""
-    return response_of[row.response_id].token_ids[: row.kept_tokens] if isinstance(row, Refinement) else ()
+def _trained(
+    values: tuple[Value, ...], row: Response | Refinement, given: dict[str, tuple[int, ...]]
+) -> tuple[Value, ...]:
+    """Return those of a row's tokens, or of their log-probs, that are trained; a refinement has no others."""
+    return values[len(given[row.response_id]) :] if isinstance(row, Response) else values
 
 
 def _row_id(row: Response | Refinement) -> str:

@@ -112,6 +112,7 @@ def _metrics(report: UpdateReport, samples: list[TrainingSample]) -> UpdateMetri
         mismatch_weight_mean=report.mismatch_weight_mean,
         mismatch_capped_fraction=report.mismatch_capped_fraction,
         kl_to_reference=report.kl_to_reference,
+        divergence_mean=report.divergence_mean,
         kl_to_sampler=report.kl_to_sampler,
         logprob_gap_mean=report.logprob_gap_mean,
         logprob_gap_max=report.logprob_gap_max,

@@ -185,6 +185,7 @@ def _report(request: UpdateRequest, policy: PolicyRef, optimizer_step: int, trai
         mismatch_weight_mean=None,
         mismatch_capped_fraction=None,
         kl_to_reference=None,
+        divergence_mean=None,
         kl_to_sampler=0.0 if "response" in origins else None,
         logprob_gap_mean=0.0 if "response" in origins else None,
         logprob_gap_max=0.0 if "response" in origins else None,

@@ -14,6 +14,7 @@ from torch import Tensor
 from cgrpo_core.records import TrainingSample
 
 Pack = tuple[TrainingSample, ...]  # rows with one prompt, computed in one sequence
+Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]  # of PolicyModule.forward
 PROMPT, PADDING = 0, -1  # segments of a sequence; completions are 1, 2, ...
 
 
@@ -32,7 +33,7 @@ class MicroBatch:
     weights: Tensor  # [B] float32
     off_policy: Tensor  # [B] bool: refinements and solutions
 
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+    def inputs(self) -> Inputs:
         """Return what PolicyModule.forward takes."""
         return self.input_ids, self.position_ids, self.attention_mask, self.taken_at, self.targets
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cgrpo_core.divergences import Divergence, token_divergences
 from cgrpo_core.errors import UserError
 from cgrpo_core.logprobs import Pull, taken_logprobs
 from cgrpo_core.records import TrainingSample
-from tasks.engines.micro_batch import build_micro_batch
+from tasks.engines.micro_batch import Inputs, build_micro_batch
 
 TOLERANCE = 0.05  # log-probs; far above rounding in bfloat16, far below what a scaled or capped logit does
 
@@ -35,28 +36,45 @@ class PolicyModule(torch.nn.Module):
         temperature: float,
         with_entropy: bool,
         pull: Pull | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return log-probs and entropy (or None), both [B, T], of `targets` [B, T] given what comes before them.
+        teaching: Inputs | None = None,
+        divergence: Divergence = "jsd",
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return log-probs, entropy (or None) and divergence (or None) of `targets` given what comes before: [B, T].
 
         input_ids, position_ids [N, S], padded on the right; attention_mask [N, 1, S, S] or None; taken_at [B, T]: the
         place in [N * S] whose hidden state predicts each target. Without packed rows there is no attention mask: under
         causal attention nothing on the left sees padding on the right, and the purely causal kernel is the fastest.
+        teaching: the same targets at the same places [B, T] after other prompts; the divergence is that of each token's
+        whole distribution from the one there, through which no gradient flows.
         """
-        body = self.causal_lm.base_model
-        hidden = body(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
-        taken = hidden.flatten(0, 1)[taken_at]
+        taken = self._hidden(input_ids, position_ids, attention_mask, taken_at)
+        with torch.no_grad():
+            taught = None if teaching is None else self._hidden(*teaching[:4])
+        head = self.causal_lm.get_output_embeddings().weight  # after the body: ZeRO stage 3 has gathered it by then
         logprobs, entropy = taken_logprobs(
             taken,
-            self.causal_lm.get_output_embeddings().weight,
+            head,
             targets,
             temperature=temperature,
             with_entropy=with_entropy,
             chunk_tokens=self.chunk_tokens,
             pull=pull,
         )
-        return logprobs, entropy
+        if taught is None:
+            return logprobs, entropy, None
+        divergences = token_divergences(
+            taken, taught, head, kind=divergence, temperature=temperature, chunk_tokens=self.chunk_tokens
+        )
+        return logprobs, entropy, divergences
+
+    def _hidden(
+        self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor | None, taken_at: Tensor
+    ) -> Tensor:
+        """Return the hidden states [B, T, H] that predict the targets."""
+        hidden: Tensor = self.causal_lm.base_model(
+            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+        return hidden.flatten(0, 1)[taken_at]
 
 
 def load_policy_module(
@@ -92,7 +110,7 @@ def _check_logprobs(module: PolicyModule) -> None:
     rows = tuple(_row(tokens) for tokens in ((5, 6, 7, 8, 9), (10, 4, 3)))
     batch = build_micro_batch([rows], torch.device("cpu"))
     with torch.no_grad():
-        got, _ = module.eval()(*batch.inputs(), 1.0, False)
+        got, _, _ = module.eval()(*batch.inputs(), 1.0, False)
         for row, logprobs in zip(rows, got, strict=True):
             start, ids = len(row.prompt_token_ids), torch.tensor([row.prompt_token_ids + row.token_ids])
             logits = module.causal_lm(input_ids=ids, use_cache=False).logits[0, start - 1 : -1].float()

@@ -126,6 +126,7 @@ class UpdateReport:
     mismatch_weight_mean: float | None
     mismatch_capped_fraction: float | None
     kl_to_reference: float | None
+    divergence_mean: float | None
     kl_to_sampler: float | None
     logprob_gap_mean: float | None
     logprob_gap_max: float | None

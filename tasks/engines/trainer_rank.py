@@ -259,6 +259,7 @@ class TrainerRank:
             mismatch_weight_mean=mean(sums["mismatch_sum"], responses if corrected else 0),
             mismatch_capped_fraction=mean(sums["mismatch_capped_count"], responses if corrected else 0),
             kl_to_reference=mean(sums["kl_sum"], responses if loss.kl_coef else 0),
+            divergence_mean=mean(sums["divergence_sum"], responses if loss.kind == "sdpo" else 0),
             kl_to_sampler=mean(gap.signed, gap.tokens),
             logprob_gap_mean=mean(gap.absolute, gap.tokens),
             logprob_gap_max=gap.largest if gap.tokens else None,

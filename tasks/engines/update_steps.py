@@ -20,6 +20,7 @@ from cgrpo_core.loss_rows import LossRows
 from cgrpo_core.losses import SUM_NAMES, policy_loss
 from cgrpo_core.params import LossParams
 from cgrpo_core.records import TrainingSample
+from tasks.engines.contexts import context_of, forward_with_gradient
 from tasks.engines.micro_batch import MicroBatch, Pack, build_micro_batch, pack_by_prompt, pack_length
 from tasks.engines.protocol import LogprobGapExceeded, UpdateRequest
 from tasks.engines.zero import ZeroEngine
@@ -40,6 +41,14 @@ class MiniBatch:
 
     size: StepSize
     micro_batches: tuple[tuple[Pack, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """Log-probs [B, T] of a micro-batch from before the first step: of its rows, and given their contexts (or None)."""
+
+    old: Tensor
+    context: Tensor | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,7 +109,14 @@ class UpdateSums:
 
 
 def is_trained(sample: TrainingSample, loss: LossParams) -> bool:
-    """Return whether a row can contribute a gradient: an advantage of 0 only matters to an entropy or KL term."""
+    """Return whether a row can contribute a gradient: an advantage of 0 only matters to an entropy or KL term.
+
+    Every row can be imitated (sft); only one with a context can be distilled into (sdpo).
+    """
+    if loss.kind == "sft":
+        return True
+    if loss.kind == "sdpo":
+        return bool(sample.context_token_ids)
     penalised = loss.kl_coef != 0.0 and sample.origin == "response"
     return sample.advantage != 0.0 or loss.entropy_coef != 0.0 or penalised
 
@@ -145,18 +161,18 @@ def take_steps(engine: ZeroEngine, request: UpdateRequest, split: Split) -> Upda
     mini_batches = plan_mini_batches(request, split)
     engine.set_hyperparameters(request.optimizer)
     result = UpdateSums()
-    old: list[list[Tensor | None]] = [[None] * len(batch.micro_batches) for batch in mini_batches]
+    before: list[list[Before | None]] = [[None] * len(batch.micro_batches) for batch in mini_batches]
     gap = LogprobGap()
     if not any(s.origin == "response" and is_trained(s, request.loss) for s in request.samples):
         _measure(engine, request, _probe(request, split), gap)
     if len(mini_batches) > 1:
-        old = [_measure(engine, request, batch.micro_batches, gap) for batch in mini_batches]
+        before = [_measure(engine, request, batch.micro_batches, gap) for batch in mini_batches]
     measured_with_gradient = len(mini_batches) == 1
     if not measured_with_gradient:
         result.gap = gap.over_ranks(engine.device)
         result.gap.check(request.logprob_gap_max)
-    for batch, old_logprobs in zip(mini_batches, old, strict=True):
-        sums = _accumulate(engine, request, batch, old_logprobs, gap)
+    for batch, measured in zip(mini_batches, before, strict=True):
+        sums = _accumulate(engine, request, batch, measured, gap)
         if measured_with_gradient:
             result.gap = _checked_or_dropped(engine, gap, request.logprob_gap_max)
         _finish_step(result, sums, engine.step())
@@ -171,15 +187,15 @@ def _probe(request: UpdateRequest, split: Split) -> tuple[tuple[Pack, ...], ...]
 
 def _measure(
     engine: ZeroEngine, request: UpdateRequest, micro_batches: Sequence[Sequence[Pack]], gap: LogprobGap
-) -> list[Tensor | None]:
-    """Return the log-probs [B, T] of each micro-batch, without gradient, and count them in `gap`."""
-    measured: list[Tensor | None] = []
+) -> list[Before | None]:
+    """Return the log-probs of each micro-batch, without gradient, and count them in `gap`."""
+    measured: list[Before | None] = []
     for packs in micro_batches:
         batch = build_micro_batch(packs, engine.device)
         with torch.no_grad():
             logprobs, _ = engine.logprobs(batch, request.sampling_temperature, with_entropy=False)
         gap.add(batch, logprobs)
-        measured.append(logprobs)
+        measured.append(Before(old=logprobs, context=context_of(engine, request, packs, batch)))
     return measured
 
 
@@ -187,28 +203,32 @@ def _accumulate(
     engine: ZeroEngine,
     request: UpdateRequest,
     mini_batch: MiniBatch,
-    old_logprobs: Sequence[Tensor | None],
+    before: Sequence[Before | None],
     gap: LogprobGap,
 ) -> dict[str, float]:
-    """Add up the gradients of a mini-batch; return its sums over all ranks. `gap` counts rows with no old log-probs."""
+    """Add up the gradients of a mini-batch; return its sums over all ranks. `gap` counts rows not measured before."""
     sums = dict.fromkeys(SUM_NAMES, 0.0)
     divide_by = denominators(request.loss, mini_batch.size)
     final = len(mini_batch.micro_batches) - 1
-    for index, (packs, old) in enumerate(zip(mini_batch.micro_batches, old_logprobs, strict=True)):
+    for index, (packs, measured) in enumerate(zip(mini_batch.micro_batches, before, strict=True)):
         batch = build_micro_batch(packs, engine.device)
-        pull = _pull(batch, old, request, divide_by, engine.world_size)
-        logprobs, entropy = engine.logprobs(batch, request.sampling_temperature, with_entropy=True, pull=pull)
-        if old is None:
+        # Before the forward pass with gradient: backward must follow that one directly.
+        context = measured.context if measured else context_of(engine, request, packs, batch)
+        pull = _pull(batch, measured.old if measured else None, context, request, divide_by, engine.world_size)
+        logprobs, entropy, divergences = forward_with_gradient(engine, request, packs, batch, pull)
+        if measured is None:
             gap.add(batch, logprobs)
         rows = LossRows(
             logprobs=logprobs,
-            old_logprobs=logprobs.detach() if old is None else old,
+            old_logprobs=measured.old if measured else logprobs.detach(),
             advantages=batch.advantages,
             weights=batch.weights,
             off_policy=batch.off_policy,
             mask=batch.mask,
             entropy=entropy,
             sampling_logprobs=batch.sampling_logprobs,
+            context_logprobs=context,
+            divergences=divergences,
         )
         terms = policy_loss(rows, request.loss, divide_by)
         engine.accumulate(terms.loss, last=index == final)
@@ -218,7 +238,12 @@ def _accumulate(
 
 
 def _pull(
-    batch: MicroBatch, old: Tensor | None, request: UpdateRequest, divide_by: Denominators, world_size: int
+    batch: MicroBatch,
+    old: Tensor | None,
+    context: Tensor | None,
+    request: UpdateRequest,
+    divide_by: Denominators,
+    world_size: int,
 ) -> Pull | None:
     """Return what the loss below will ask of each log-prob, where that can be known before all of them are."""
     return loss_pull(
@@ -229,6 +254,7 @@ def _pull(
         mask=batch.mask,
         sampling_logprobs=batch.sampling_logprobs,
         ref_logprobs=None,
+        context_logprobs=context,
         params=request.loss,
         divide_by=divide_by,
         factor=world_size,

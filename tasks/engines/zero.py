@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cgrpo_core.divergences import Divergence
 from cgrpo_core.logprobs import Pull
 from cgrpo_core.params import OptimizerParams
 from tasks.engines.micro_batch import MicroBatch, build_micro_batch
@@ -94,8 +95,20 @@ class ZeroEngine:
         self, batch: MicroBatch, temperature: float, *, with_entropy: bool, pull: Pull | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return log-probs and entropy (or None), both [B, T] (collective at stage 3). pull: see taken_logprobs."""
-        logprobs, entropy = self._engine(*batch.inputs(), temperature, with_entropy, pull)
+        logprobs, entropy, _ = self._engine(*batch.inputs(), temperature, with_entropy, pull)
         return logprobs, entropy
+
+    def taught_logprobs(
+        self, batch: MicroBatch, teaching: MicroBatch, temperature: float, divergence: Divergence
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return log-probs, entropy and the divergence from `teaching`, all [B, T] (collective at stage 3).
+
+        teaching: the same completions after other prompts, row by row.
+        """
+        found: tuple[Tensor, Tensor | None, Tensor | None] = self._engine(
+            *batch.inputs(), temperature, True, None, teaching.inputs(), divergence
+        )
+        return found
 
     def accumulate(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradients of this rank's share of the loss; `last` before a step (collective)."""

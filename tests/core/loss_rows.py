@@ -34,6 +34,7 @@ def random_rows(seed: int, rows: int = 6, length: int = 7) -> LossRows:
         weights=torch.rand(rows, generator=rng, dtype=torch.float64) + 0.1,
         off_policy=torch.arange(rows) % 3 == 1,
         mask=torch.arange(length)[None, :] < lengths[:, None],
+        context_logprobs=logprobs + torch.randn(rows, length, generator=rng, dtype=torch.float64),
         sampling_logprobs=logprobs + 0.6 * torch.randn(rows, length, generator=rng, dtype=torch.float64),
     )
 
@@ -84,4 +85,10 @@ VARIANTS = [
         LossParams(kind="grpo", ratio="none", clip_low=None, clip_high=None, mismatch=MismatchParams(kind="truncated")),
         id="reinforce_mismatch",
     ),
+]
+
+SUCCESSORS = [
+    pytest.param(LossParams(shaping=ShapingParams(kind="log_p")), id="rltf"),
+    pytest.param(LossParams(shaping=ShapingParams(kind="context_ratio", cap=1.2)), id="icrl"),
+    pytest.param(LossParams(kind="sft", ratio="none", clip_low=None, clip_high=None, aggregate="token_mean"), id="sft"),
 ]

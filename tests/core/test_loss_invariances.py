@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
-from loss_rows import GRPO, NO_CLIP, PAPER, VARIANTS, hand_rows, random_rows, take, terms_and_gradient
+from loss_rows import GRPO, NO_CLIP, PAPER, SUCCESSORS, VARIANTS, hand_rows, random_rows, take, terms_and_gradient
 
 from cgrpo_core.losses import SUM_NAMES
 from cgrpo_core.params import LossParams
 
 
-@pytest.mark.parametrize("params", VARIANTS)
+@pytest.mark.parametrize("params", [*VARIANTS, *SUCCESSORS])
 def test_any_split_into_micro_batches_adds_up_to_the_whole(params: LossParams) -> None:
     rows = random_rows(11, rows=9)
     whole, gradient = terms_and_gradient(rows, params)
@@ -23,7 +23,7 @@ def test_any_split_into_micro_batches_adds_up_to_the_whole(params: LossParams) -
             torch.testing.assert_close(part_gradient, gradient[part], rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("params", VARIANTS)
+@pytest.mark.parametrize("params", [*VARIANTS, *SUCCESSORS])
 def test_the_order_of_rows_does_not_matter(params: LossParams) -> None:
     rows = random_rows(12)
     order = [4, 0, 5, 2, 1, 3]
@@ -33,7 +33,7 @@ def test_the_order_of_rows_does_not_matter(params: LossParams) -> None:
     torch.testing.assert_close(shuffled_gradient, gradient[order], rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.parametrize("params", VARIANTS)
+@pytest.mark.parametrize("params", [*VARIANTS, *SUCCESSORS])
 def test_what_stands_at_padding_does_not_matter_even_if_it_is_not_a_number(params: LossParams) -> None:
     rows = random_rows(13)
     whole, gradient = terms_and_gradient(rows, params)
@@ -41,6 +41,7 @@ def test_what_stands_at_padding_does_not_matter_even_if_it_is_not_a_number(param
         name: torch.nn.functional.pad(getattr(rows, name), (0, 3), value=fill)
         for name, fill in (
             *(("logprobs", math.nan), ("old_logprobs", -math.inf), ("sampling_logprobs", math.nan)),
+            ("context_logprobs", math.nan),
             *(("entropy", math.nan), ("mask", 0)),
         )
     }

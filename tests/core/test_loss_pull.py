@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from loss_rows import VARIANTS, random_rows, terms_and_gradient
+from loss_rows import SUCCESSORS, VARIANTS, random_rows, terms_and_gradient
 
 from cgrpo_core.aggregation import Denominators
 from cgrpo_core.loss_pull import loss_pull
@@ -15,14 +15,14 @@ DENOMINATOR = 10.0
 
 def promise(rows, params: LossParams, *, on_policy: bool = False, factor: float = 1.0):
     given = {field.name: getattr(rows, field.name) for field in dataclasses.fields(rows)}
-    del given["logprobs"], given["entropy"]
+    del given["logprobs"], given["entropy"], given["divergences"]
     given["old_logprobs"] = None if on_policy else rows.old_logprobs
     divide_by = Denominators(losses=DENOMINATOR, entropy=DENOMINATOR)
     return loss_pull(**given, params=params, divide_by=divide_by, factor=factor)
 
 
 @pytest.mark.parametrize("on_policy", [False, True])
-@pytest.mark.parametrize("params", VARIANTS)
+@pytest.mark.parametrize("params", [*VARIANTS, *SUCCESSORS])
 def test_a_promise_is_the_gradient_of_the_loss_times_the_factor(params: LossParams, on_policy: bool) -> None:
     rows = random_rows(21)
     if on_policy:

@@ -98,6 +98,7 @@ def test_hand_worked_sums_for_the_metrics() -> None:
             "mismatch_sum": 0,
             "mismatch_capped_count": 0,
             "kl_sum": 0,
+            "divergence_sum": 0,
         }
     )
 

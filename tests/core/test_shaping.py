@@ -58,7 +58,7 @@ def test_a_wrong_refinement_is_pushed_down_as_hard_as_a_right_one_is_pushed_up()
     for advantage in (1.0, -1.0):
         logprobs = probs.log().requires_grad_(True)
         active = torch.ones(1, 3, dtype=torch.bool)
-        losses = shaped_token_losses(logprobs, torch.tensor([advantage]), active, ShapingParams()).losses
+        losses = shaped_token_losses(logprobs, None, torch.tensor([advantage]), active, ShapingParams()).losses
         gradients.append(torch.autograd.grad(losses.sum(), logprobs)[0])
     torch.testing.assert_close(gradients[0], -gradients[1], rtol=0, atol=0)
     assert (gradients[1] > 0).all()  # for every p: none is lost to a clip at 1 - eps

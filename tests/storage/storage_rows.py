@@ -86,7 +86,7 @@ def an_eval_result(**changes: Any) -> EvalResult:
 
 def update_metrics(**changes: Any) -> UpdateMetrics:
     absent = ["grad_norm", "entropy", "clip_fraction_low", "clip_fraction_high", "shaping_mean", "off_policy_prob_mean"]
-    absent += ["mismatch_weight_mean", "mismatch_capped_fraction", "kl_to_reference"]
+    absent += ["mismatch_weight_mean", "mismatch_capped_fraction", "kl_to_reference", "divergence_mean"]
     absent += ["kl_to_sampler", "logprob_gap_mean", "logprob_gap_max"]
     counts = [
         "samples",

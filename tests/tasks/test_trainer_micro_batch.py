@@ -34,7 +34,7 @@ def sample(tokens, prompt=(1, 2, 3)):
 
 def logprobs_by_row(module, packs):
     batch = build_micro_batch(packs, CPU)
-    logprobs, _ = module(*batch.inputs(), 1.0, False)
+    logprobs, _, _ = module(*batch.inputs(), 1.0, False)
     return {s.sample_id: logprobs[row, : len(s.token_ids)] for row, s in enumerate(s for pack in packs for s in pack)}
 
 
@@ -76,7 +76,7 @@ def test_packing_changes_no_gradient(module):
     def gradient(packed_tokens):
         module.zero_grad()
         batch = build_micro_batch(pack_by_prompt(build_samples(), packed_tokens), CPU)
-        logprobs, entropy = module(*batch.inputs(), 1.0, True)
+        logprobs, entropy, _ = module(*batch.inputs(), 1.0, True)
         rows = LossRows(
             logprobs=logprobs,
             old_logprobs=logprobs.detach(),
@@ -95,7 +95,7 @@ def test_packing_changes_no_gradient(module):
 
 def test_a_rank_without_rows_runs_a_dummy_that_counts_nothing(module):
     batch = build_micro_batch([], CPU)
-    logprobs, _ = module(*batch.inputs(), 1.0, False)
+    logprobs, _, _ = module(*batch.inputs(), 1.0, False)
     assert not batch.mask.any()
     assert logprobs.isfinite().all()
 

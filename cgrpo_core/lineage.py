@@ -3,7 +3,7 @@
 Faults come back as sentences, one each; none means that all agree.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cgrpo_core.records import Policy, Prompt, Refinement, Response, TrainingSample
 
@@ -31,9 +31,26 @@ def sample_faults(
             continue
         if sample.token_ids != source.token_ids or sample.sampling_logprobs != source.sampling_logprobs:
             faults.append(f"{sample.sample_id} has other token ids or log-probs than the {sample.origin}")
-        if sample.group_id != source.group_id or sample.prompt_token_ids != prompt_of.get(sample.group_id):
+        if sample.group_id != source.group_id or not _follows(sample, prompt_of, sampled, source):
             faults.append(f"{sample.sample_id} has another prompt than its question's")
     return faults
+
+
+def _follows(
+    sample: TrainingSample,
+    prompt_of: Mapping[str, tuple[int, ...]],
+    sampled: Mapping[tuple[str, str], Response | Refinement],
+    source: Response | Refinement,
+) -> bool:
+    """Tell whether a sample's prompt is its question's, and the start of the response that was restarted, if any."""
+    question = prompt_of.get(sample.group_id)
+    if question is None or sample.prompt_token_ids[: len(question)] != question:
+        return False
+    kept = sample.prompt_token_ids[len(question) :]
+    restarted = sampled.get(("response", source.response_id))
+    if not kept or isinstance(source, Response):
+        return not kept
+    return restarted is not None and restarted.token_ids[: len(kept)] == kept
 
 
 def policy_faults(child: Policy, parent: Policy | None, parent_key: str | None) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.terminal import JsonOption, RunArgument
+from flows.terminal import JsonOption, RunArgument, SetOption
 
 
 def audit(
@@ -38,3 +38,18 @@ def replay(
     name = open_run(home, run).name
     if not print_replay(home, name, first=first, last=last, tolerance=tolerance, as_json=as_json):
         raise typer.Exit(1)
+
+
+def regrade(
+    run: RunArgument = None,
+    verifier: Annotated[str | None, typer.Option("--verifier", help="By default the run's own, as it is now.")] = None,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Judge every stored text of a run again, without any model: verdicts, advantages and updates that would change."""
+    from flows.home import data_home
+    from flows.regrade import print_regrade
+    from storage.runs import open_run
+
+    home = data_home()
+    print_regrade(home, open_run(home, run).name, verifier=verifier, sets=set_, as_json=as_json)

@@ -42,3 +42,11 @@ def test_one_byte_of_one_table_is_found_and_the_table_is_named(proved):
     assert done.returncode == 1
     assert "DAMAGED" in done.stdout
     assert path.relative_to(proved.home).as_posix() in done.stdout
+
+
+def test_judging_again_by_the_same_verifier_changes_nothing_and_starts_no_engine(proved):
+    done = proved.call("regrade", "proved", "--json", RAY_ADDRESS="")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["judged"] > 50
+    assert (found["flips"], found["updates_affected"]) == ([], [])

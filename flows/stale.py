@@ -70,7 +70,8 @@ def _cause(home: Path, run: str) -> str:
 
 
 def _mark(client: SyncPrefectClient, stale: FlowRun, cause: str) -> None:
-    of_the_run: Any = {"flow_run_id": {"any_": [stale.id]}, "state": {"type": {"any_": OPEN}}}
+    # The filter of task runs, other than that of flow runs, insists on being told that any name will do.
+    of_the_run: Any = {"flow_run_id": {"any_": [stale.id]}, "state": {"type": {"any_": OPEN}, "name": None}}
     for task_run in client.read_task_runs(task_run_filter=TaskRunFilter.model_validate(of_the_run), limit=PAGE):
         client.set_task_run_state(task_run.id, Crashed(message=cause), force=True)
     client.set_flow_run_state(stale.id, Crashed(message=cause), force=True)

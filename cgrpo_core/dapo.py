@@ -9,8 +9,8 @@ and C the buffer before it:
                  -1                   |y| > L
 
 Where we differ: the paper samples until the batch is full; ours replaces each group at most as often as the graph has
-passes, and what then is still missing is counted. Rewards are 1 and 0, not 1 and -1, so a penalty of 1 weighs twice as
-much against a right answer as in the paper, where `overlong_penalty` would be 0.5.
+passes, and what then is still missing is counted. Rewards are 1 and 0 here, 1 and -1 there, so that the paper's penalty
+of 1 is an `overlong_penalty` of 0.5.
 """
 
 from collections.abc import Iterable
@@ -25,4 +25,4 @@ def overlong_penalty(tokens: int, *, limit: int, share: float, largest: float) -
     """Return the penalty, 0 or below, of a completion of so many tokens; the buffer is `share` of the limit."""
     buffer = share * limit
     excess = min(max(tokens - (limit - buffer), 0.0), buffer)
-    return -largest * excess / buffer if excess > 0 else 0.0
+    return -largest * (excess / buffer) if excess > 0 else 0.0

@@ -127,6 +127,17 @@ class Refinement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """The worked solution of a prompt's problem as the policy's tokens, ended if it was not cut at the token limit."""
+
+    solution_id: str
+    group_id: str
+    problem_id: str
+    token_ids: tuple[int, ...]
+    cut: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SelectedRefinement:
     """A refinement that joins its group's training rows, and why."""
 

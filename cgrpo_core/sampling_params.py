@@ -9,7 +9,11 @@ from cgrpo_core.verifier_table import VerifierChoice
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunParams:
-    """How much is run. A longer run shares every artifact with a shorter one, so `iterations` is in no key."""
+    """How much is run. A longer run shares every artifact with a shorter one, so `iterations` is in no key.
+
+    slots_per_prompt: places in the schedule that an iteration takes for each prompt, its own and one for each time that
+    the graph may replace it (dapo.py).
+    """
 
     __pydantic_config__: ClassVar = FORBID
     NOT_IN_KEY: ClassVar = frozenset({"iterations"})
@@ -17,9 +21,10 @@ class RunParams:
     iterations: int = 300
     prompts_per_iteration: int = 128
     chunks: int = 1
+    slots_per_prompt: int = 1
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "iterations", "prompts_per_iteration", "chunks")
+        at_least(self, 1, "iterations", "prompts_per_iteration", "chunks", "slots_per_prompt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

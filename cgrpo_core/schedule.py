@@ -1,7 +1,9 @@
 """Which problem is asked when: a pure function of seed, iteration and the problems, so that a resume cannot skip any.
 
 The problems are shuffled anew in each epoch. A slot is a position in the endless sequence of epochs; iteration k of P
-prompts takes the slots (k-1)P .. kP-1, and a chunk a contiguous part of them.
+prompts takes the P slots from (k-1)P on, and a chunk a contiguous part of them. Where prompts may be replaced, an
+iteration takes a multiple of P: the j-th replacement of the prompt of slot s has the slot s + jP, so that no slot is
+asked twice, whichever prompts are replaced. A slot that is not needed is passed over.
 """
 
 from collections.abc import Sequence
@@ -9,11 +11,18 @@ from collections.abc import Sequence
 from cgrpo_core.ids import digest
 
 
-def chunk_slots(iteration: int, prompts_per_iteration: int, chunk: int, chunks: int) -> range:
+def chunk_slots(
+    iteration: int, prompts_per_iteration: int, chunk: int, chunks: int, slots_per_prompt: int = 1
+) -> range:
     """Return the slots of one chunk (0-based) of one iteration (1-based); chunk sizes differ by at most one."""
-    first = (iteration - 1) * prompts_per_iteration
+    first = (iteration - 1) * prompts_per_iteration * slots_per_prompt
     start, stop = (prompts_per_iteration * part // chunks for part in (chunk, chunk + 1))
     return range(first + start, first + stop)
+
+
+def replacement_slot(slot: int, prompts_per_iteration: int) -> int:
+    """Return the slot of the prompt that takes the place of another one's."""
+    return slot + prompts_per_iteration
 
 
 def problems_of_slots(problem_ids: Sequence[str], slots: Sequence[int], seed: int) -> list[str]:

@@ -19,6 +19,7 @@ from tasks.versions import STAGE_VERSIONS
 
 # Engine options that change what comes out; all others only resize or relocate.
 RESULT_OPTIONS = ("dtype",)
+REPLACEMENT = "tasks.dataset:replace_equal_groups"
 
 Outputs = dict[str, tuple[InputRef, ...]]  # "stage.output" -> where it will be
 Amend = Callable[[StagePlan], StagePlan]  # what a plan that continues another does to each stage; see derive.py
@@ -88,7 +89,8 @@ def compile_plan(
 def used_inputs(spec: Spec) -> set[str]:
     """Return the names of the inputs that some stage or engine of the pipeline uses."""
     stages = [stage for _, _, stage in _all_stages(spec)]
-    named = {ref.split(".", 1)[1] for stage in stages for ref in stage.reads.values() if ref.startswith("inputs.")}
+    refs = [ref for stage in stages for argument in stage.reads for ref in stage.references(argument)]
+    named = {ref.split(".", 1)[1] for ref in refs if ref.startswith("inputs.")}
     return named | {spec.engines[stage.engine].model for stage in stages if stage.engine in spec.engines}
 
 
@@ -111,6 +113,13 @@ def check(spec: Spec) -> None:
         raise UserError(
             f"params.run.chunks = {run.chunks} is more than the {run.prompts_per_iteration} prompts of an iteration",
             "lower run.chunks or raise run.prompts_per_iteration",
+        )
+    replacements = sum(stage.task == REPLACEMENT for stage in spec.graph.explore.values())
+    if run.slots_per_prompt != replacements + 1:
+        raise UserError(
+            f"params.run.slots_per_prompt = {run.slots_per_prompt}, but pipelines.{spec.pipeline} replaces a prompt "
+            f"up to {replacements} times",
+            f"set it to {replacements + 1}: one slot for the prompt, one for each replacement",
         )
 
 
@@ -149,13 +158,15 @@ def _stage_plan(scope: _Scope, name: str, stage: Stage, outputs: Outputs) -> Sta
     where = f"pipelines.{scope.spec.pipeline}.{scope.section}.{name}.in"
     inputs: dict[str, tuple[InputRef, ...]] = {}
     leaves: dict[str, dict[str, Any]] = {}
-    for argument, ref in stage.reads.items():
-        if ref.startswith("inputs."):
-            _known(f"{where}.{argument}", ref.removeprefix("inputs."), scope.leaves)
-            leaves[argument] = scope.leaves[ref.removeprefix("inputs.")]
-        else:
+    for argument in stage.reads:
+        refs = stage.references(argument)
+        if len(refs) == 1 and refs[0].startswith("inputs."):
+            _known(f"{where}.{argument}", refs[0].removeprefix("inputs."), scope.leaves)
+            leaves[argument] = scope.leaves[refs[0].removeprefix("inputs.")]
+            continue
+        for ref in refs:
             _known(f"{where}.{argument}", ref, outputs)
-            inputs[argument] = outputs[ref]
+        inputs[argument] = tuple(found for ref in refs for found in outputs[ref])
     engine = _engine(scope, stage)
     params = asdict(scope.spec.params)
     blocks = {block: params[block] for block in stage.params}

@@ -91,13 +91,18 @@ class Stage(Strict):
     """One stage: the task, what it reads and writes, the parameter blocks and the engine that it uses."""
 
     task: str = Field(pattern=r"^tasks\.[a-z_]+:[a-z_]+$")
-    reads: dict[str, str] = Field(default={}, alias="in")
+    reads: dict[str, str | list[str]] = Field(default={}, alias="in")  # several: their rows, one after the other
     out: dict[str, str]
     params: list[str] = []
     engine: str | None = None
     resources: dict[str, float] = {}
     retries: int = Field(default=0, ge=0)
     every: str | None = None
+
+    def references(self, argument: str) -> list[str]:
+        """Return what an argument reads, as a list."""
+        named = self.reads[argument]
+        return [named] if isinstance(named, str) else named
 
 
 class Carry(Strict):

@@ -77,6 +77,10 @@ def _faults(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
         "status_error",
         "status_unparsable",
         "without_verdict",
+        "groups_dropped",
+        "penalised",
+        "without_solution",
+        "solutions_cut",
     )
     totals = {name: sum(manifest.counts.get(name, 0) for _, manifest in manifests) for name in names}
     return {name: total for name, total in totals.items() if total}

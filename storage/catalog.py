@@ -41,6 +41,7 @@ VIEWS: dict[str, str] = {
     "critiques": "Critique",
     "refinements": "Refinement",
     "selections": "SelectedRefinement",
+    "solutions": "Solution",
     "training_samples": "TrainingSample",
     "policies": "Policy",
     "updates": "UpdateMetrics",

@@ -114,7 +114,23 @@ def _dataset(preset: Preset, declaration: Mapping[str, Any], size: int) -> Any:
 
 
 def _row(entry: Mapping[str, Any], preset: Preset, name: str) -> dict[str, Any]:
-    question = entry["question"]
+    question, expression = entry["question"], entry["metadata"].get("expression")
     if preset.wording is not None:
-        question = preset.wording.format(expression=entry["metadata"]["expression"])
-    return {"question": question, "answer": entry["answer"], "source": f"reasoning_gym/{name}"}
+        question = preset.wording.format(expression=expression)
+    # A step is all that these problems need; other tasks come without a derivation.
+    solution = f"{expression} = {entry['answer']}" if preset.wording is not None else _legs(entry)
+    return {
+        "question": question,
+        "answer": entry["answer"],
+        "solution": solution,
+        "source": f"reasoning_gym/{name}",
+    }
+
+
+def _legs(entry: Mapping[str, Any]) -> str | None:
+    """Return the product that a count of legs of one kind of animal is, None for any other problem."""
+    animals = entry["metadata"].get("animals") or {}
+    if len(animals) != 1:
+        return None
+    (count,) = animals.values()
+    return f"{count} * {int(entry['answer']) // count} = {entry['answer']}"

@@ -4,8 +4,10 @@ A table of its own, without imports, so that a plan is made without loading Pref
 """
 
 STAGE_VERSIONS: dict[str, int] = {
-    "tasks.dataset:load_problems": 1,
+    "tasks.dataset:load_problems": 2,
     "tasks.dataset:select_prompts": 1,
+    "tasks.dataset:replace_equal_groups": 1,
+    "tasks.dataset:tokenize_solutions": 1,
     "tasks.rollout:sample_responses": 1,
     "tasks.verify:verify_responses": 2,
     "tasks.verify:verify_refinements": 2,

@@ -95,7 +95,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Settings that put a tiny model and tiny problems under the `cpu` profile."""
     directory = tmp_path_factory.mktemp("tiny")
     model = build_digit_model(directory / "model")
-    rows = [{"problem": f"{a} and {b}?", "answer": str((a + b) % 4 + 1)} for a in range(6) for b in range(6)]
+    answers = {f"{a} and {b}?": str((a + b) % 4 + 1) for a in range(6) for b in range(6)}
+    rows = [{"problem": question, "answer": answer, "solution": answer} for question, answer in answers.items()]
     for name, part in (("train", rows[:28]), ("eval", rows[28:])):
         (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     return [

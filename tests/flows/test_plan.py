@@ -118,6 +118,18 @@ def test_evaluations_are_planned_for_policy_0_every_k_and_the_last() -> None:
     assert [stage.iteration for stage in stages if stage.stage.startswith("evaluate")] == [None, 3, 6, 7]
 
 
+def test_rows_of_several_stages_come_one_after_the_other() -> None:
+    (advantage,) = [stage for stage in plan("run.iterations=1", pipeline="dapo").stages if stage.stage == "advantage"]
+    assert len(advantage.inputs["prompts"]) == 3
+    assert len({ref.key for ref in advantage.inputs["responses"]}) == 3
+
+
+def test_a_graph_that_replaces_prompts_needs_as_many_slots_as_it_asks() -> None:
+    for pipeline, slots in (("dapo", 2), ("grpo", 3)):
+        with pytest.raises(UserError, match="slots_per_prompt"):
+            plan(f"run.slots_per_prompt={slots}", pipeline=pipeline)
+
+
 def test_more_chunks_than_prompts_are_refused() -> None:
     with pytest.raises(UserError, match="chunks"):
         plan("run.chunks=9")

@@ -1,11 +1,13 @@
 """Stage bodies on records made by hand: the gate, one baseline over the union, what is left out and counted."""
 
+from dataclasses import replace
+
 import pytest
 from stage_calls import call, problem, prompt, refinement, response, verdict
 
 from cgrpo_core.errors import UserError
-from cgrpo_core.params import AdvantageParams, CritiqueParams, RefineParams, SelectParams, VerifyParams
-from cgrpo_core.records import SelectedRefinement
+from cgrpo_core.params import AdvantageParams, CritiqueParams, RefineParams, RolloutParams, SelectParams, VerifyParams
+from cgrpo_core.records import SelectedRefinement, Solution
 
 CRITIQUE = "tasks.critique:write_critiques"
 ADVANTAGE = "tasks.advantage:build_training_samples"
@@ -93,6 +95,47 @@ def test_equal_rewards_give_no_gradient_and_the_group_is_counted(tmp_path):
     done = advantages(tmp_path, {"a": 0.0, "b": 0.0})
     assert [row.advantage for row in done.tables["samples"]] == [0.0, 0.0]
     assert done.counts["groups_without_gradient"] == 1
+
+
+def test_a_group_of_equal_rewards_can_be_dropped_and_is_counted(tmp_path):
+    kept = call_advantage(tmp_path, AdvantageParams(equal_rewards="drop"), {"g": {"a": 1.0, "b": 0.0, "c": None}})
+    assert [row.sample_id for row in kept.tables["samples"]] == ["a", "b"]
+    dropped = call_advantage(tmp_path, AdvantageParams(equal_rewards="drop"), {"g": {"a": 0.0, "b": 0.0, "c": None}})
+    assert dropped.tables["samples"] == []
+    assert (dropped.counts["groups"], dropped.counts["groups_dropped"]) == (1, 1)
+
+
+def test_a_penalty_for_length_enters_the_advantage_and_leaves_the_reward(tmp_path):
+    """Two tokens of a limit of 4, the last 3 of which are the buffer: a third of the penalty."""
+    params = AdvantageParams(overlong_share=0.75, overlong_penalty=0.6)
+    responses = [response("a"), replace(response("b"), token_ids=(5,), sampling_logprobs=(-0.5,))]
+    done = call_advantage(
+        tmp_path, params, {"g": {"a": 1.0, "b": 0.0}}, RolloutParams(max_response_tokens=4), responses=responses
+    )
+    rows = {row.sample_id: row for row in done.tables["samples"]}
+    assert {name: row.reward for name, row in rows.items()} == {"a": 1.0, "b": 0.0}
+    assert [row.penalty for row in rows.values()] == pytest.approx([-0.2, 0.0])
+    assert rows["a"].advantage == pytest.approx(0.8 - 0.4)
+    assert done.counts["penalised"] == 1
+
+
+def test_a_worked_solution_joins_its_group_with_reward_1_and_no_sampling_logprobs(tmp_path):
+    solution = Solution(solution_id="s", group_id="g", problem_id="q", token_ids=(8, 9, 10), cut=False)
+    rewards = {"g": {f"r{k}": 0.0 for k in range(7)}}
+    done = call_advantage(tmp_path, AdvantageParams(weights="one_sum"), rewards, solutions=[solution])
+    row = done.tables["samples"][-1]
+    assert (row.origin, row.reward, row.weight) == ("solution", 1.0, 0.125)
+    assert (row.prompt_token_ids, row.token_ids, row.sampling_logprobs) == ((1, 2), (8, 9, 10), ())
+    assert row.advantage == pytest.approx(0.875)
+
+
+def call_advantage(tmp_path, params, rewards, *blocks, **more):
+    given = {
+        "prompts": [prompt(group) for group in rewards],
+        "responses": [response(name, group) for group, members in rewards.items() for name in members],
+        "verdicts": [verdict(name, reward) for members in rewards.values() for name, reward in members.items()],
+    }
+    return call(ADVANTAGE, tmp_path, params, SelectParams(), *blocks, **(given | more))
 
 
 def test_replace_wrong_never_replaces_a_correct_response(tmp_path):

@@ -23,7 +23,7 @@ app = typer.Typer(
 # In the order of --help.
 COMMANDS = (
     *(cli_run.run, cli_run.resume, cli_run.plan, cli_run.model, cli_run.status),
-    *(cli_history.rerun, cli_history.fork, cli_history.explain, cli_history.diff),
+    *(cli_history.rerun, cli_history.fork, cli_history.explain, cli_history.diff, cli_history.gc),
     *(cli_proof.audit, cli_proof.replay, cli_proof.regrade),
     *(cli_ask.sql, cli_run.serve, cli_run.ui, cli_run.engines, cli_ask.golden),
 )

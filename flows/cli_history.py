@@ -71,3 +71,11 @@ def diff(
     from flows.home import data_home
 
     print_diff(data_home(), run, other, tolerance=tolerance, as_json=as_json)
+
+
+def gc(dry_run: DryRunOption = False, every: AllOption = False, as_json: JsonOption = False) -> None:
+    """Remove what no run refers to, superseded weights, checkpoints beyond checkpoint.keep, and leftovers."""
+    from flows.cleaning import clean
+    from flows.home import data_home
+
+    clean(data_home(), dry_run=dry_run, every=every, as_json=as_json)

@@ -6,7 +6,7 @@ from typing import Any
 
 from cgrpo_core.errors import UserError
 from flows.derive import last_iteration, place, places, readable, rekeyed, seeds_of, upto
-from flows.plan import compile_plan
+from flows.plan import compile_plan, gather
 from flows.spec import Spec
 from storage.plans import Plan, StagePlan
 
@@ -21,6 +21,12 @@ def fork(parent: Plan, spec: Spec, identities: Mapping[str, dict[str, Any]], at:
             f"run.iterations = {spec.params.run.iterations} leaves nothing to do after iteration {at}",
             f"--set run.iterations={at + 1} or more, or fork earlier",
         )
+    kept = upto(parent, at)
+    offered = gather([stage for stage in kept if stage.iteration == at])
+    if at and any(carry.next not in offered for carry in spec.graph.carry.values()):
+        raise UserError(
+            f"iteration {at} of the run makes no policy to go on from", "fork the run that it was rerun from"
+        )
     seeds = seeds_of(parent, spec)
     there = places(parent)
 
@@ -28,7 +34,6 @@ def fork(parent: Plan, spec: Spec, identities: Mapping[str, dict[str, Any]], at:
         base = there.get(place(stage))
         return rekeyed(stage, seed=seeds.new(stage), salt=base.ingredients["salt"] if base else "")
 
-    kept = upto(parent, at)
     plan = compile_plan(spec, identities, amend=amend, kept=kept)
     return readable(_pruned(plan, {stage.key for stage in kept}), parent)
 

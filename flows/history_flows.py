@@ -4,6 +4,7 @@ from prefect import flow
 
 from flows.history import freeze, plan_rerun
 from flows.home import data_home
+from flows.program import check_program
 from flows.train import carry_out
 from storage.gates import accept_gates
 from storage.runs import open_run
@@ -14,6 +15,7 @@ def resume(run: str, accept: list[str] = []) -> str:  # noqa: B006 (Prefect show
     """Go on with a run, past the failed gates that are accepted; return its name."""
     home = data_home()
     found = open_run(home, run)
+    check_program(home, found.name)
     accept_gates(home, found.name, accept)
     carry_out(home, found)
     return found.name

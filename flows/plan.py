@@ -21,6 +21,7 @@ from tasks.versions import STAGE_VERSIONS
 RESULT_OPTIONS = ("dtype",)
 REPLACEMENT = "tasks.dataset:replace_equal_groups"
 
+SECTIONS: tuple[Section, ...] = ("setup", "explore", "learn")
 Outputs = dict[str, tuple[InputRef, ...]]  # "stage.output" -> where it will be
 Amend = Callable[[StagePlan], StagePlan]  # what a plan that continues another does to each stage; see derive.py
 
@@ -80,6 +81,7 @@ def compile_plan(
         "engines": {name: engine.model_dump() for name, engine in spec.engines.items()},
         "params": asdict(spec.params),
         "graph": spec.graph.model_dump(by_alias=True),
+        "order": {section: list(getattr(spec.graph, section)) for section in SECTIONS},  # JSON is kept with sorted keys
         "gates": {name: gate.model_dump() for name, gate in spec.gates.items()},
         "base_dir": spec.base_dir,
     }
@@ -222,8 +224,7 @@ def _carry_names(carried: Outputs) -> Outputs:
 
 
 def _all_stages(spec: Spec) -> Iterator[tuple[Section, str, Stage]]:
-    sections: tuple[Section, ...] = ("setup", "explore", "learn")
-    for section in sections:
+    for section in SECTIONS:
         for name, stage in getattr(spec.graph, section).items():
             yield section, name, stage
 

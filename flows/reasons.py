@@ -50,7 +50,8 @@ def _why_run(stage: StagePlan, base: StagePlan | None) -> Decision:
         return Decision(stage=stage, action="run", why=NEW)
     changes = compare(base.ingredients, stage.ingredients)
     here = tuple(change.text() for change in own(changes))
-    why = "; ".join(here or [change.text() for change in changes]) or UNPUBLISHED
+    inputs = ", ".join(change.name for change in changes)  # without own changes, all of them are inputs
+    why = "; ".join(here) or (f"input {inputs} changed" if inputs else UNPUBLISHED)
     return Decision(stage=stage, action="run", why=why, changed_here=here)
 
 

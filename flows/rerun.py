@@ -11,12 +11,10 @@ from typing import Any
 from cgrpo_core.errors import UserError
 from flows.changes import Change, compare
 from flows.derive import last_iteration, place, places, readable, rekeyed, seeds_of, upto
-from flows.plan import compile_plan
+from flows.plan import SECTIONS, compile_plan
 from flows.spec import Pipeline, Spec
 from flows.spec_errors import nearest
 from storage.plans import Plan, StagePlan
-
-SECTIONS = ("setup", "explore", "learn")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,16 @@ def resolve(
 
 def respecify(config: Mapping[str, Any], sets: Sequence[str] = ()) -> Spec:
     """Return what a frozen plan was compiled from (its `config`), with settings laid over it. Raises UserError."""
+    if "graph" not in config:
+        raise UserError(
+            f"a run of {config['pipeline']} has no graph of stages to go on with",
+            "fork or rerun the run that it is about",
+        )
     values = {name: config[name] for name in Spec.model_fields if name in config}
+    graph = dict(config["graph"])
+    for section, names in config["order"].items():
+        graph[section] = {name: graph[section][name] for name in names}
+    values["graph"] = graph
     values["inputs"] = {
         name: {key: value for key, value in leaf.items() if key != "identity"}
         for name, leaf in config["inputs"].items()

@@ -49,12 +49,14 @@ def get_model(file: Path, pipeline: str, *, profile: str | None, sets: list[str]
 def go_on(name: str | None, *, accept: list[str]) -> None:
     """Carry out what is left of a run, past the failed gates that are accepted. Raises UserError for no such gate."""
     from flows.gates import declared_gates
+    from flows.program import check_program
     from flows.spec_errors import nearest
     from storage.gates import accept_gates
     from storage.runs import read_plan
 
     home = data_home()
     run = open_run(home, name)
+    check_program(home, run.name)
     gates = declared_gates(read_plan(home, run.name)) if accept else {}
     for gate in accept:
         if gate not in gates:

@@ -16,6 +16,7 @@ from flows.home import data_home
 from flows.interrupts import interruptible
 from flows.new_run import new_run
 from flows.outages import outages_named
+from flows.program import check_program
 from flows.stale import claim_flow_run, tags_of
 from flows.submit import submit_stages, wait_for_all
 from flows.summary import iteration_row, stages_of
@@ -59,6 +60,7 @@ def cgrpo(
     home = data_home()
     if resume:
         run = open_run(home, resume)
+        check_program(home, run.name)
         accept_gates(home, run.name, accept)
     else:
         run = new_run(home, pipeline, profile=profile, presets=preset, sets=set, name=name, file=Path(file))

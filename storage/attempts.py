@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from storage.durable import json_bytes
+from storage.durable import json_bytes, make_directories
 from storage.errors import RunBusy, RunCorrupt, RunNameInvalid
 from storage.journal import write_recorded
 
@@ -91,28 +91,63 @@ def run_corrupt(path: Path, error: Exception) -> RunCorrupt:
 
 
 class RunLock:
-    """Held, as a context, by the one process that runs a run. Raises RunBusy with its pid if another one does."""
+    """Held, as a context, by the one process that runs a run. Raises RunBusy with its pid if another one does.
+
+    It holds its share of the home with it, so that nothing is cleaned up under it (HomeLock).
+    """
 
     def __init__(self, home: Path, name: str) -> None:
         self._name = name
+        self._home = HomeLock(home)
         self._path = run_directory(home, name) / "lock"
         self._descriptor = -1
 
     def __enter__(self) -> "RunLock":
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        patience = time.monotonic() + _PROBE_PATIENCE_S
-        while not _try_lock(self._descriptor, fcntl.LOCK_EX):
-            if time.monotonic() > patience:
-                holder = os.pread(self._descriptor, 20, 0).decode("ascii").strip() or "unknown"
-                os.close(self._descriptor)
-                raise RunBusy(
-                    f"run {self._name} is being run by process {holder}",
-                    f"wait for it, or end it (kill -INT {holder}); cgrpo status {self._name} shows how far it is",
-                )
-            time.sleep(0.02)
+        if not _lock_patiently(self._descriptor, fcntl.LOCK_EX):
+            holder = os.pread(self._descriptor, 20, 0).decode("ascii").strip() or "unknown"
+            os.close(self._descriptor)
+            raise RunBusy(
+                f"run {self._name} is being run by process {holder}",
+                f"wait for it, or end it (kill -INT {holder}); cgrpo status {self._name} shows how far it is",
+            )
+        try:
+            self._home.__enter__()
+        except RunBusy:
+            os.close(self._descriptor)
+            raise
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, str(os.getpid()).encode("ascii"), 0)
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._home.__exit__(kind, error, trace)
+        os.close(self._descriptor)
+
+
+class HomeLock:
+    """A share of the home, as a context, for whoever adds to it; `alone`: all of it, for whoever cleans up.
+
+    Raises RunBusy if somebody cleans up, or for `alone` if anybody has a share.
+    """
+
+    def __init__(self, home: Path, *, alone: bool = False) -> None:
+        self._path, self._alone = Path(home) / "home.lock", alone
+        self._descriptor = -1
+
+    def __enter__(self) -> "HomeLock":
+        make_directories(self._path.parent)
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        if _lock_patiently(self._descriptor, fcntl.LOCK_EX if self._alone else fcntl.LOCK_SH):
+            return self
+        os.close(self._descriptor)
+        if self._alone:
+            raise RunBusy(
+                "a run is going on here, or just being made", "wait until it has ended: cgrpo status shows it"
+            )
+        raise RunBusy("cgrpo gc is cleaning up here", "try again when it has ended")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -130,6 +165,16 @@ def is_running(home: Path, name: str) -> bool:
         return not _try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
+
+
+def _lock_patiently(descriptor: int, operation: int) -> bool:
+    """Lock, waiting no longer than somebody needs who only looks."""
+    patience = time.monotonic() + _PROBE_PATIENCE_S
+    while not _try_lock(descriptor, operation):
+        if time.monotonic() > patience:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def _try_lock(descriptor: int, operation: int) -> bool:

@@ -23,6 +23,7 @@ from cgrpo_core.records import Policy
 from storage.artifacts import Store
 from storage.attempts import (
     Attempt,
+    HomeLock,
     RunLock,
     end_attempt,
     is_run_name,
@@ -40,6 +41,7 @@ from storage.plans import Plan, StagePlan
 
 __all__ = [
     "Attempt",
+    "HomeLock",
     "Run",
     "RunLock",
     "RunState",
@@ -86,7 +88,7 @@ def create_run(
     now = max([time.time(), *(run.created_at + 1e-3 for run in list_runs(home))])
     if name is None:
         name = f"{plan.pipeline}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{uuid.uuid4().hex[:4]}"
-    final = run_directory(home, name)
+    run_directory(home, name)  # a name that cannot be is refused first
     run = Run(
         name=name,
         pipeline=plan.pipeline,
@@ -96,20 +98,25 @@ def create_run(
         config=plan.config,
         code=code_identity(),
     )
-    temporary = new_temporary(Path(home), f"run-{name}")
+    with HomeLock(home):
+        _write_run(home, run, plan)
+    return run
+
+
+def _write_run(home: Path, run: Run, plan: Plan) -> None:
+    temporary = new_temporary(Path(home), f"run-{run.name}")
     try:
         (temporary / "attempts").mkdir()
         write_bytes(temporary / "plan.json", json_bytes(plan.to_json()))
         write_bytes(temporary / "run.json", json_bytes(asdict(run)))
         append(temporary, [file_entry(temporary, name) for name in ("plan.json", "run.json")])
         sync_directory(temporary)
-        if not move_into_place(temporary, final):
+        if not move_into_place(temporary, run_directory(home, run.name)):
             raise RunExists(
-                f"there is a run called {name}", f"go on with it: cgrpo resume {name}; or use another --name"
+                f"there is a run called {run.name}", f"go on with it: cgrpo resume {run.name}; or use another --name"
             )
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # gone already if it was moved into place
-    return run
 
 
 def list_runs(home: Path) -> list[Run]:

@@ -24,6 +24,7 @@ def keys(lab, run: str) -> dict[str, set[object]]:
 def test_a_rerun_from_critique_shares_the_rollouts_and_writes_other_critiques(parent):
     sets = ["--set", "critique.kind=indicative"]
     foretold = parent.call("rerun", "parent", "--from", "critique", "--iteration", "2", *sets, "--dry-run", "--json")
+    assert foretold.returncode == 0, foretold.stderr
     stages = json.loads(foretold.stdout)["stages"]
     done = parent.call("rerun", "parent", "--from", "critique", "--iteration", "2", "--name", "indicative", *sets)
     assert done.returncode == 0, done.stderr

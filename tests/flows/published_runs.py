@@ -1,15 +1,17 @@
 """Runs with a few published stages, made by hand: no engine is needed to ask why two runs differ."""
 
+import json
 from pathlib import Path
 from typing import Any
 
-from cgrpo_core.ids import make_id
+from cgrpo_core.ids import digest, make_id
 from cgrpo_core.records import Critique, Problem, Prompt, Response, Verdict
 from flows.fork import fork
 from flows.plan import compile_plan
 from flows.rerun import Rerun, rerun
 from flows.resolve import resolve, respecify
 from storage.artifacts import Manifest, Store
+from storage.durable import json_bytes
 from storage.plans import Plan, StagePlan
 from storage.runs import create_run
 from storage.schemas import RECORDS
@@ -19,12 +21,17 @@ SETS = ("run.iterations=2", "run.prompts_per_iteration=2", "rollout.group_size=2
 
 
 def identities(spec: Any) -> dict[str, dict[str, str]]:
-    return {name: {"digest": leaf.model_dump_json()} for name, leaf in spec.inputs.items()}
+    return {name: {"digest": digest(leaf.model_dump())} for name, leaf in spec.inputs.items()}
+
+
+def as_frozen(plan: Plan) -> Plan:
+    """Return a plan as it is read back from a run: JSON keeps no order of keys."""
+    return Plan.from_json(json.loads(json_bytes(plan.to_json())))
 
 
 def plan_of(*sets: str, profile: str = "cpu", pipeline: str = "critique-grpo") -> Plan:
     spec = resolve(FILE, pipeline, profile=profile, sets=[*SETS, *sets])
-    return compile_plan(spec, identities(spec))
+    return as_frozen(compile_plan(spec, identities(spec)))
 
 
 def fork_of(parent: Plan, at: int, *sets: str) -> Plan:

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published_runs import as_frozen
 
 from cgrpo_core.errors import UserError
+from cgrpo_core.ids import digest
 from flows.derive import place
 from flows.fork import fork
 from flows.plan import compile_plan
@@ -20,12 +22,12 @@ SETS = ("run.iterations=4", "run.chunks=2", "evaluate.every=2")
 
 
 def identities(spec) -> dict[str, dict[str, str]]:
-    return {name: {"digest": leaf.model_dump_json()} for name, leaf in spec.inputs.items()}
+    return {name: {"digest": digest(leaf.model_dump())} for name, leaf in spec.inputs.items()}
 
 
 def plan(*sets: str, pipeline: str = "critique-grpo", profile: str = "cpu", presets: tuple[str, ...] = ()) -> Plan:
     spec = resolve(FILE, pipeline, profile=profile, presets=presets, sets=[*SETS, *sets])
-    return compile_plan(spec, identities(spec))
+    return as_frozen(compile_plan(spec, identities(spec)))
 
 
 def forked(parent: Plan, at: int, *sets: str) -> Plan:
@@ -68,7 +70,7 @@ AFTER_CRITIQUE = {"critique", "refine", "verify_refinements", "select", "advanta
 def test_the_settings_of_a_frozen_run_compile_to_the_same_plan(pipeline: str, profile: str) -> None:
     made = plan(pipeline=pipeline, profile=profile)
     spec = respecify(made.config)
-    assert compile_plan(spec, identities(spec)) == made
+    assert as_frozen(compile_plan(spec, identities(spec))) == made
 
 
 def test_a_fork_shares_every_stage_before_its_iteration() -> None:
@@ -148,6 +150,14 @@ def test_a_rerun_to_a_stage_in_one_iteration_ends_there() -> None:
     assert max(stage.iteration or 0 for stage in made.stages) == 2
     assert {stage.stage for stage in new_stages(made, PARENT)} == {"critique", "refine"}
     assert {stage.stage for stage in made.stages if stage.iteration == 1} >= {"update", "critique"}
+
+
+def test_a_run_that_learnt_nothing_cannot_be_forked_but_done_again_in_full() -> None:
+    early = as_frozen(rerun_of(PARENT, "critique", to="select"))
+    with pytest.raises(UserError, match="iteration 2 of the run makes no policy"):
+        forked(early, 2)
+    whole = rerun_of(early, "critique", "critique.kind=indicative")
+    assert {place(stage) for stage in whole.stages} == {place(stage) for stage in PARENT.stages}
 
 
 def test_a_rerun_of_an_evaluation_touches_evaluations_alone() -> None:

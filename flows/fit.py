@@ -18,6 +18,7 @@ from tasks.model_shape import model_shape
 
 Estimate = dict[str, Any]
 FILE = "estimate.json"
+PEAKS_READ = 20  # of each engine; a peak counts from the start of its process, so the newest ones hold the others
 GIB = 2**30
 
 
@@ -106,13 +107,26 @@ def kept_estimate(home: Path, run: str) -> Estimate | None:
 
 
 def measured_peaks(home: Path, plan: Plan) -> dict[str, int]:
-    """Return the largest peak that any published stage measured of each engine, on the device that it is on."""
-    store, peaks = Store(home), dict[str, int]()
-    for stage in plan.stages:
-        if stage.engine is None or (manifest := store.find(stage.key)) is None:
+    """Return the peak of each engine on its device, as its newest stages measured it since the engine started."""
+    store, found = Store(home), dict[str, list[int]]()
+    for stage in reversed(plan.stages):
+        if stage.engine is None or len(found.setdefault(stage.engine["name"], [])) >= PEAKS_READ:
             continue
+        manifest = store.find(stage.key)
         name = "peak_device_bytes" if stage.engine["resources"].get("num_gpus") else "peak_rss_bytes"
-        peak = int(manifest.metrics.get(name, 0))
-        if peak:
-            peaks[stage.engine["name"]] = max(peak, peaks.get(stage.engine["name"], 0))
-    return peaks
+        if manifest is not None and name in manifest.metrics:
+            found[stage.engine["name"]].append(int(manifest.metrics[name]))
+    return {name: max(peaks) for name, peaks in found.items() if peaks}
+
+
+def memory_figures(home: Path, run: str, plan: Plan) -> dict[str, dict[str, int]]:
+    """Return for each engine of a run what was estimated before it and what was measured, as far as either is known."""
+    estimate, measured = kept_estimate(home, run), measured_peaks(home, plan)
+    engines = estimate["engines"] if estimate else {}
+    figures: dict[str, dict[str, int]] = {name: {} for name in sorted({*engines, *measured})}
+    for name, figure in figures.items():
+        if "bytes" in engines.get(name, {}):
+            figure["estimated_bytes"] = engines[name]["bytes"]
+        if name in measured:
+            figure["measured_bytes"] = measured[name]
+    return {name: figure for name, figure in figures.items() if figure}

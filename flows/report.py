@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cgrpo_core.errors import UserError
+from flows.fit import memory_figures
 from flows.home import data_home
 from flows.leaves import make_plan
 from flows.summary import iteration_row, stages_of
-from flows.terminal import dump_json, say
+from flows.terminal import as_gib, dump_json, say
 from storage.artifacts import Store
 from storage.runs import Run, read_plan, run_state
 
@@ -57,10 +58,15 @@ def print_status(name: str | None, *, as_json: bool) -> None:
         "stages_total": state.stages_total,
         "error": state.error,
     }
+    memory = memory_figures(data_home(), state.name, read_plan(data_home(), state.name))
     if as_json:
-        dump_json(values)
+        dump_json({**values, "memory": memory})
         return
-    show_table(["", ""], [[key, value] for key, value in values.items() if value is not None])
+    figures = [
+        [f"memory of {name}", ", ".join(f"{as_gib(size)} {what.removesuffix('_bytes')}" for what, size in one.items())]
+        for name, one in memory.items()
+    ]
+    show_table(["", ""], [[key, value] for key, value in values.items() if value is not None] + figures)
     if state.state not in ("completed", "running"):
         say(f"\nhint: go on with: cgrpo resume {state.name}")
 

@@ -96,8 +96,8 @@ class LossParams:
     kind: `critique_grpo` shapes the rows that the policy did not sample from the question; `grpo` takes the ratio on
     every row. ratio: of each `token`, of the whole `sequence` (GSPO), the detached weight of `cispo`, or `none`
     (REINFORCE). A `clip_low` and `clip_high` of None switch the clip off. entropy_aggregate: the bonus is part of each
-    token's loss, or the step's mean entropy of a token. scaling: by prompts, or as in the authors' release, for
-    comparisons with it.
+    token's loss, or the step's mean entropy of a token. kl_coef: of the KL to the base model, on responses. scaling:
+    by prompts, or as in the authors' release, for comparisons with it.
 
     Two kinds have no advantage, ratio or clip: `sft`, the cross-entropy of every row, and `sdpo`, the `divergence` of
     each token of a response from what the policy would have said given the critique.
@@ -134,8 +134,10 @@ class LossParams:
             raise ValueError("scaling release goes with aggregate token_sum_over_constant: the release has no other")
         if self.scaling == "release" and self.entropy_coef and self.entropy_aggregate != "token_mean":
             raise ValueError("scaling release goes with entropy_aggregate token_mean: the release has no other")
-        if self.kl_coef:
-            raise ValueError("kl_coef must be 0: no pipeline has a reference policy (the paper removed the KL term)")
+        if self.kl_coef and self.kind == "sft":
+            raise ValueError("kl_coef must be 0 with kind sft: the term is of sampled responses, and sft has none")
+        if self.kl_coef and self.scaling == "release":
+            raise ValueError("kl_coef must be 0 with scaling release: the release has no such term beside its loss")
 
     def _check_clip(self) -> None:
         edges = (self.clip_low, self.clip_high)

@@ -16,6 +16,7 @@ from tasks.engines.memory import peak_memory
 from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch, PolicyRef, UpdateReport, UpdateRequest
 
 if TYPE_CHECKING:
+    from tasks.engines.policy_module import PolicyModule
     from tasks.engines.trainer_checkpoint import TrainerState
     from tasks.engines.update_steps import UpdateSums
     from tasks.engines.zero import ZeroEngine
@@ -122,6 +123,7 @@ class TrainerRank:
 
         engine, started = self._expect(expect), time.perf_counter()
         split = Split(rank=self._rank, world_size=self._world_size, packed_tokens=self._options.packed_tokens)
+        self._hold_reference(engine, request.loss)
         self._held = None  # should a step fail half-way, what is left is no known policy
         try:
             result = take_steps(engine, request, split)
@@ -184,9 +186,6 @@ class TrainerRank:
     def _build_engine(self, weights_dir: str) -> "ZeroEngine":
         import gc
 
-        import torch
-
-        from tasks.engines.policy_module import load_policy_module
         from tasks.engines.zero import ZeroEngine
 
         self._held = None
@@ -194,17 +193,31 @@ class TrainerRank:
             self._engine.close()
             self._engine = None
             gc.collect()
-        # Weights of a checkpoint are float32; the engine makes the training dtype of them.
-        module = load_policy_module(
-            weights_dir,
-            dtype=getattr(torch, self._options.dtype),
-            chunk_tokens=self._options.chunk_tokens,
-            gradient_checkpointing=self._options.gradient_checkpointing,
-            compile_body=self._options.compile,
-        )
+        module = self._load(weights_dir, gradient_checkpointing=self._options.gradient_checkpointing)
         bf16 = self._options.dtype == "bfloat16"
         self._engine = ZeroEngine(module, zero_stage=self._options.zero_stage, bf16=bf16)
         return self._engine
+
+    def _hold_reference(self, engine: "ZeroEngine", loss: LossParams) -> None:
+        """Have the base model at hand where the loss has a KL term, as each rank's own whole copy."""
+        if not loss.kl_coef:
+            engine.hold_reference(None)
+        elif engine.reference is None:
+            engine.hold_reference(self._load(self._base_dir, gradient_checkpointing=False))
+
+    def _load(self, directory: str, *, gradient_checkpointing: bool) -> "PolicyModule":
+        import torch
+
+        from tasks.engines.policy_module import load_policy_module
+
+        # Weights of a checkpoint are float32; the engine makes the training dtype of them.
+        return load_policy_module(
+            directory,
+            dtype=getattr(torch, self._options.dtype),
+            chunk_tokens=self._options.chunk_tokens,
+            gradient_checkpointing=gradient_checkpointing,
+            compile_body=self._options.compile,
+        )
 
     def _accept(self, policy: PolicyRef, directory: str, digest_of_files: str | None) -> None:
         self._digest = self._compute_digest()

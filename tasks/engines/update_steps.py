@@ -214,7 +214,8 @@ def _accumulate(
         batch = build_micro_batch(packs, engine.device)
         # Before the forward pass with gradient: backward must follow that one directly.
         context = measured.context if measured else context_of(engine, request, packs, batch)
-        pull = _pull(batch, measured.old if measured else None, context, request, divide_by, engine.world_size)
+        ref = engine.ref_logprobs(batch, request.sampling_temperature)
+        pull = _pull(batch, measured.old if measured else None, context, ref, request, divide_by, engine.world_size)
         logprobs, entropy, divergences = forward_with_gradient(engine, request, packs, batch, pull)
         if measured is None:
             gap.add(batch, logprobs)
@@ -227,6 +228,7 @@ def _accumulate(
             mask=batch.mask,
             entropy=entropy,
             sampling_logprobs=batch.sampling_logprobs,
+            ref_logprobs=ref,
             context_logprobs=context,
             divergences=divergences,
         )
@@ -241,6 +243,7 @@ def _pull(
     batch: MicroBatch,
     old: Tensor | None,
     context: Tensor | None,
+    ref: Tensor | None,
     request: UpdateRequest,
     divide_by: Denominators,
     world_size: int,
@@ -253,7 +256,7 @@ def _pull(
         off_policy=batch.off_policy,
         mask=batch.mask,
         sampling_logprobs=batch.sampling_logprobs,
-        ref_logprobs=None,
+        ref_logprobs=ref,
         context_logprobs=context,
         params=request.loss,
         divide_by=divide_by,

@@ -76,6 +76,7 @@ class ZeroEngine:
             model=module, optimizer=optimizer, config=_config(zero_stage, bf16), dist_init_required=False
         )
         self._optimizer = optimizer
+        self.reference: PolicyModule | None = None
         self.device = self._engine.device
 
     def set_hyperparameters(self, params: OptimizerParams) -> None:
@@ -109,6 +110,18 @@ class ZeroEngine:
             *batch.inputs(), temperature, True, None, teaching.inputs(), divergence
         )
         return found
+
+    def hold_reference(self, module: PolicyModule | None) -> None:
+        """Keep a policy that is never trained, whole on every rank, or let go of it with None."""
+        self.reference = None if module is None else module.to(self.device).eval().requires_grad_(False)
+
+    def ref_logprobs(self, batch: MicroBatch, temperature: float) -> Tensor | None:
+        """Return the log-probs [B, T] of the reference policy, None if there is none."""
+        if self.reference is None:
+            return None
+        with torch.no_grad():
+            logprobs: Tensor = self.reference(*batch.inputs(), temperature, False)[0]
+        return logprobs
 
     def accumulate(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradients of this rank's share of the loss; `last` before a step (collective)."""

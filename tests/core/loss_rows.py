@@ -36,6 +36,7 @@ def random_rows(seed: int, rows: int = 6, length: int = 7) -> LossRows:
         mask=torch.arange(length)[None, :] < lengths[:, None],
         context_logprobs=logprobs + torch.randn(rows, length, generator=rng, dtype=torch.float64),
         sampling_logprobs=logprobs + 0.6 * torch.randn(rows, length, generator=rng, dtype=torch.float64),
+        ref_logprobs=logprobs + 0.5 * torch.randn(rows, length, generator=rng, dtype=torch.float64),
     )
 
 
@@ -85,6 +86,8 @@ VARIANTS = [
         LossParams(kind="grpo", ratio="none", clip_low=None, clip_high=None, mismatch=MismatchParams(kind="truncated")),
         id="reinforce_mismatch",
     ),
+    pytest.param(LossParams(kind="grpo", kl_coef=0.1, aggregate="token_mean"), id="kl"),
+    pytest.param(LossParams(kl_coef=0.1, mismatch=MismatchParams(kind="truncated"), clip_high=0.28), id="kl_mismatch"),
 ]
 
 SUCCESSORS = [

@@ -40,7 +40,12 @@ def test_what_stands_at_padding_does_not_matter_even_if_it_is_not_a_number(param
     wide = {
         name: torch.nn.functional.pad(getattr(rows, name), (0, 3), value=fill)
         for name, fill in (
-            *(("logprobs", math.nan), ("old_logprobs", -math.inf), ("sampling_logprobs", math.nan)),
+            *(
+                ("logprobs", math.nan),
+                ("old_logprobs", -math.inf),
+                ("sampling_logprobs", math.nan),
+                ("ref_logprobs", math.nan),
+            ),
             ("context_logprobs", math.nan),
             *(("entropy", math.nan), ("mask", 0)),
         )

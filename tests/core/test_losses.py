@@ -38,6 +38,9 @@ def gain_as_written(rows: LossRows, params: LossParams, logprobs: Tensor, row: i
     if params.mismatch.kind == "truncated" and not rows.off_policy[row]:
         weight = (rows.old_logprobs[row, t] - rows.sampling_logprobs[row, t]).exp().item()
         gain = min(weight, params.mismatch.cap) * gain
+    if not rows.off_policy[row]:
+        excess = rows.ref_logprobs[row, t] - new
+        gain = gain - params.kl_coef * (excess.exp() - 1 - excess)
     return gain
 
 
@@ -167,7 +170,9 @@ def test_bfloat16_logprobs_are_widened_before_the_ratio_is_taken() -> None:
 @pytest.mark.parametrize(
     ("asked", "named"),
     [
-        ({"kl_coef": 0.1}, "kl_coef"),
+        ({"kl_coef": -0.1}, "kl_coef"),
+        ({"kl_coef": 0.1, "scaling": "release"}, "kl_coef"),
+        ({"kl_coef": 0.1, "kind": "sft", "ratio": "none", "clip_low": None, "clip_high": None}, "kl_coef"),
         ({"clip_low": None}, "clip_low"),
         ({"clip_high": -0.1}, "clip_high"),
         ({"entropy_coef": -1.0}, "entropy_coef"),
@@ -191,6 +196,8 @@ def test_a_term_without_what_it_is_made_of_is_refused() -> None:
     rows = replace(hand_rows(), entropy=None)
     with pytest.raises(ValueError, match="entropy"):
         terms_and_gradient(rows, LossParams(entropy_coef=0.1))
+    with pytest.raises(ValueError, match="reference policy"):
+        terms_and_gradient(rows, LossParams(kl_coef=0.1))
     with pytest.raises(ValueError, match="sampling_logprobs"):
         terms_and_gradient(rows, LossParams(mismatch=MismatchParams(kind="truncated")))
     assert terms_and_gradient(rows, PAPER)[0].sums["entropy_sum"] == 0.0
@@ -266,6 +273,18 @@ def test_the_mismatch_weight_is_capped_counted_and_never_of_a_refinement() -> No
     assert weighted[0].tolist() == pytest.approx([2 * gradient[0, 0].item(), gradient[0, 1].item() / 4, 0.0])
     assert (corrected.sums["mismatch_sum"], corrected.sums["mismatch_capped_count"]) == (2.25, 1.0)
     assert plain.sums["mismatch_sum"] == 0.0
+
+
+def test_the_penalty_is_k3_to_the_reference_policy_on_responses_alone() -> None:
+    """p = 0.3 and 0.2 where the reference has 0.6 and 0.1: k3 is 2 - 1 - ln 2 and 1/2 - 1 + ln 2."""
+    rows = replace(hand_rows(), advantages=torch.zeros(2, dtype=torch.float64))
+    rows = replace(rows, ref_logprobs=torch.tensor([[0.6, 0.1, 0.5], [0.9, 0.9, 0.9]], dtype=torch.float64).log())
+    terms, gradient = terms_and_gradient(rows, LossParams(kl_coef=0.5), 4.0)
+    kl = (2 - 1 - math.log(2)) + (0.5 - 1 + math.log(2))
+    assert terms.sums["kl_sum"] == pytest.approx(kl, abs=1e-14)
+    assert terms.loss.item() == pytest.approx(0.5 * 0.5 * kl / 4, abs=1e-15)
+    assert gradient[0].tolist() == pytest.approx([0.5 * 0.5 * (1 - 2) / 4, 0.5 * 0.5 * (1 - 0.5) / 4, 0.0], abs=1e-15)
+    assert gradient[1].tolist() == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(

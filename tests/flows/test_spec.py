@@ -67,7 +67,7 @@ def test_an_unknown_key_is_named_with_its_value_and_the_nearest_known_one(settin
         "rollout.top_p=0",
         "run=3",
         "loss.clip_low=null",
-        "loss.kl_coef=0.1",
+        "loss.kl_coef=-0.1",
         "engines.sampler.kind=vlm",
         "inputs.problems.kind=jsnl",
         "optimizer.lr=-1",

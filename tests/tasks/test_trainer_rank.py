@@ -372,3 +372,15 @@ def test_the_logits_of_an_update_are_computed_once(start, monkeypatch, stage, mi
     rank = start(stage)
     monkeypatch.setattr("cgrpo_core.logprobs.logs_again", again)
     assert update(rank, mini_batch_prompts=mini_batch_prompts).status == "ok"
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_the_reference_policy_is_the_base_model_and_stays_what_it_was(start, stage):
+    rank = start(stage)
+    request = replace(build_request(build_samples(), lr=1e-2), loss=LossParams(kl_coef=0.1))
+    first = rank.update(request, rank.held())
+    second = rank.update(request, rank.held())
+    assert first.kl_to_reference == pytest.approx(0.0, abs=1e-6)
+    assert second.kl_to_reference > 1e-3
+    assert first.samples_trained == 11  # the refinement of the group of equal rewards has nothing to learn from
+    assert update(rank).kl_to_reference is None

@@ -5,6 +5,7 @@ from typing import Any
 import yaml
 
 from cgrpo_core.errors import UserError
+from flows.secrets import refuse_secrets
 
 Overlay = dict[str, Any]
 
@@ -28,6 +29,7 @@ def parse_setting(setting: str) -> Overlay:
     """Return `rollout.group_size=4` as an overlay. A key starts in params, or with inputs, engines or gates."""
     key, equals, text = setting.partition("=")
     parts = key.strip().split(".")
+    refuse_secrets({parts[-1]: text}, "--set")  # before anything repeats it
     if not equals or not all(parts):
         raise UserError(f"--set {setting!r} is not key=value", "write it as rollout.group_size=4")
     try:
@@ -36,6 +38,7 @@ def parse_setting(setting: str) -> Overlay:
         raise UserError(
             f"--set {setting!r}: the value is not valid YAML", "quote it, or write null, true, 4, 1.0e-6"
         ) from None
+    refuse_secrets({parts[-1]: value}, "--set")
     value = _number(text) if isinstance(value, str) else value
     if parts[0] not in ("inputs", "engines", "params", "gates"):
         parts = ["params", *parts]

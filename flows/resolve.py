@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from cgrpo_core.errors import UserError
 from flows.overlays import overlay, parse_setting
+from flows.secrets import refuse_secrets
 from flows.spec import Declaration, Pipeline, Preset, Spec
 from flows.spec_errors import describe, nearest
 
@@ -31,6 +32,7 @@ def read_declaration(path: Path) -> tuple[Declaration, dict[str, Any]]:
         ) from None
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds {type(raw).__name__}, not a mapping", "start from `version: 1`")
+    refuse_secrets(raw, str(path))
     return _validate(Declaration, raw, str(path)), raw
 
 
@@ -88,7 +90,7 @@ def respecify(config: Mapping[str, Any], sets: Sequence[str] = ()) -> Spec:
         name: {key: value for key, value in leaf.items() if key != "identity"}
         for name, leaf in config["inputs"].items()
     }
-    overlays = {name: values.pop(name) for name in ("inputs", "engines", "params")}
+    overlays = {name: values.pop(name, {}) for name in ("inputs", "engines", "params", "gates")}
     for setting in sets:
         overlays = overlay(overlays, parse_setting(setting))
     spec: Spec = _validate(Spec, {**values, **overlays}, ", ".join(["the settings of the run", *sets]))

@@ -52,11 +52,13 @@ def go_on(name: str | None, *, accept: list[str]) -> None:
     from flows.program import check_program
     from flows.spec_errors import nearest
     from storage.gates import accept_gates
-    from storage.runs import read_plan
+    from storage.runs import RunLock, read_plan
 
     home = data_home()
     run = open_run(home, name)
     check_program(home, run.name)
+    with RunLock(home, run.name):
+        pass  # refused here, before a server is started, if another process has the run
     gates = declared_gates(read_plan(home, run.name)) if accept else {}
     for gate in accept:
         if gate not in gates:

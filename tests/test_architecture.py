@@ -58,3 +58,27 @@ def test_help_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "run" in done.stdout
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_that_is_stored_can_run_when_it_is_loaded(path: Path) -> None:
+    """No pickle, no marshal, no shelf, no eval; torch.load only with weights_only; YAML by the safe loader."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+    }
+    assert not imported & {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+        assert called not in ("eval", "exec", "yaml.load", "yaml.unsafe_load", "pd.read_pickle"), called
+        if called == "torch.load":
+            assert options.get("weights_only") == "True"
+        if called in ("np.load", "numpy.load"):
+            assert options.get("allow_pickle", "False") == "False"
+        assert options.get("trust_remote_code", "False") == "False"

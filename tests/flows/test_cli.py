@@ -1,11 +1,15 @@
 """The command: exit codes, messages with hints, data on stdout, and never a traceback for a user's mistake."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from storage_rows import a_plan
 
 from flows import cli
+from storage.runs import create_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,3 +104,40 @@ def test_hostile_text_cannot_steer_the_terminal(cgrpo):
     assert code == 0
     assert "\x1b[2J" not in out
     assert "[bold]x" in out
+
+
+HOLDS_THE_RUN = """
+import sys, time
+from pathlib import Path
+from storage.runs import RunLock
+
+with RunLock(Path(sys.argv[1]), "one"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_of_two_processes_that_resume_one_run_the_second_is_refused_with_the_first_ones_pid(cgrpo, tmp_path):
+    home = tmp_path / "home"
+    create_run(home, name="one", plan=a_plan(), options={})
+    command = [sys.executable, "-c", HOLDS_THE_RUN, str(home)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        code, _, err = cgrpo("resume", "one")
+        first.kill()
+    assert code == 2
+    assert f"run one is being run by process {first.pid}" in err
+    assert f"kill -INT {first.pid}" in err
+    assert "Prefect server" not in err, "it is refused before anything is started"
+
+
+def test_a_home_that_cannot_be_written_is_named_without_a_traceback(cgrpo, monkeypatch, tmp_path):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "home"))
+
+    monkeypatch.setattr("storage.runs.new_temporary", full)
+    code, _, err = cgrpo("run", "critique-grpo", "--set", "run.iterations=1")
+    assert code == 1
+    assert f"the disk is full: {tmp_path / 'home'} could not be written" in err
+    assert "hint: free some space" in err
+    assert "Traceback" not in err

@@ -199,6 +199,15 @@ def test_a_query_that_cannot_be_answered_says_why(home: Path, sql: str, message:
     assert hint in caught.value.hint
 
 
-def test_a_query_is_interrupted_at_its_deadline(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT count(*) FROM range(1000000000) a, range(1000) b WHERE a.range * b.range % 7 = 3",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t",
+        "SELECT count(reasoning('1 + 1 = ' || range, '3')) FROM range(100000000)",
+        "SELECT count(*) FROM (SELECT range, random() AS r FROM range(10000000000) ORDER BY r)",
+    ],
+)
+def test_a_query_is_interrupted_at_its_deadline(tmp_path: Path, sql: str) -> None:
     with pytest.raises(QueryTimeout, match=r"interrupted after 0\.2 s"):
-        query(tmp_path, "SELECT count(*) FROM range(1000000000) a, range(1000) b WHERE a.range * b.range % 7 = 3", 0.2)
+        query(tmp_path, sql, 0.2)

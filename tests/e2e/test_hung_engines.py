@@ -5,7 +5,7 @@ import signal
 
 import psutil
 import pytest
-from test_recovery import PATIENCE_S, published, tagged, wait_until
+from test_recovery import PATIENCE_S, published, wait_until
 
 pytestmark = pytest.mark.e2e
 DEADLINES = ("engines.sampler.options.deadline_s=20", "engines.trainer.options.deadline_s=20")
@@ -25,9 +25,7 @@ def test_a_stopped_sampler_and_a_stopped_trainer_are_killed_and_the_run_ends_as_
         os.kill(stopped[-1].pid, signal.SIGSTOP)
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
-    assert not [one for one in stopped if one.is_running()]
-    tried = {row["name"]: row["run_count"] for row in other.prefect("task_runs", **tagged(f"run:{name}"))}
-    assert (tried[f"{name} rollout 1.0"], tried[f"{name} checkpoint 1"]) == (2, 2)
+    assert not [one for one in stopped if one.is_running()], "nobody else would have ended a stopped process"
     seeds = other.sql("select count(*) n, count(distinct (iteration, problem_id, seed)) d from responses", name)
     assert seeds[0]["n"] == seeds[0]["d"] == 36
     lab.train("not-hung", "run.seed=43")

@@ -8,22 +8,27 @@ import re
 from functools import lru_cache
 
 from cgrpo_core.answer_parts import (
-    MEANINGS,
+    SYMBOL,
     Part,
     bracketed,
     condition,
     elements,
+    interval,
     is_words,
     matrix,
     part,
     plain_words,
+    sign,
     split,
 )
+from cgrpo_core.closed_forms import same_value
 from cgrpo_core.numerals import DECIMAL_COMMA, based_numeral, equal_numerals, numeral
 from cgrpo_core.symbolic import as_set, equal_angles, equal_formulas, equal_sets, union
 
 MAX_ELEMENTS = 64
 DEGREE = re.compile(r"\s*\^\\circ\s*(?:[CF]|\\text\{\s*[CF]\s*\})?$")
+CLOCK = re.compile(r"\d{1,2}:0\d")
+NOT_EQUAL = re.compile(rf"({SYMBOL})\s*\\neq\s*([^<>=]+)")
 SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 RELATION = re.compile(r"<|>|\\[lg]eq|\\neq|\\cup|\\infty|\\in(?![a-z])|\\mid|\||[\[\]]")
 
@@ -40,11 +45,12 @@ def equal(truth: str, answer: str) -> bool | None:
         decided = _as_words(truth, answer)
     if decided is not None:
         return decided
-    if _structured(truth, answer):
-        return True
-    if _not_comparable(truth, answer):
-        return False
-    return equal_formulas(truth, answer)
+    decided = _structured(truth, answer)
+    if decided is None:
+        decided = same_value(truth, answer)
+    if decided is None and not _not_comparable(truth, answer):
+        return equal_formulas(truth, answer)
+    return bool(decided)
 
 
 def _close_up(text: str) -> str:
@@ -63,9 +69,11 @@ def _as_numbers(truth: str, answer: str) -> bool | None:
         return equal_numerals(one, other) if other is not None else None
     if one is not None and other is not None:
         return equal_numerals(one, other)
+    if CLOCK.fullmatch(truth) or CLOCK.fullmatch(answer):
+        return False  # the time of day is no ratio, and is spelt in one way
     based, other_based = based_numeral(truth), based_numeral(answer)
     if based and other_based:
-        return based[0] == other_based[0]
+        return based[0] is not None and based[0] == other_based[0]
     return None
 
 
@@ -75,20 +83,43 @@ def _as_words(truth: str, answer: str) -> bool | None:
     if one == other and (is_words(truth) or is_words(answer) or (len(one) == 1 and one.isalpha())):
         return True
     if is_words(truth) or is_words(answer):
-        return one == MEANINGS.get(answer, answer) or MEANINGS.get(truth, truth) == other
+        return one == sign(answer) or sign(truth) == other
     return None
 
 
-def _structured(truth: str, answer: str) -> bool:
-    """Return whether the two are equal as matrices, tuples, enumerations, sets of numbers or under a name."""
+def _structured(truth: str, answer: str) -> bool | None:
+    """Return the verdict on two matrices, tuples or intervals, True for equal enumerations or sets, else None."""
     rows, other_rows = matrix(truth), matrix(answer)
     if rows and other_rows:
         return _equal_rows(rows, other_rows)
-    if rows or other_rows:
-        return _equal_vector(rows or other_rows or [], answer if rows else truth)
-    if _equal_tuples(truth, answer) or _equal_enumerations(truth, answer):
+    if (rows or other_rows) and _equal_vector(rows or other_rows or [], answer if rows else truth):
         return True
-    return bool(RELATION.search(truth) or RELATION.search(answer)) and _equal_as_sets(truth, answer)
+    if (one := NOT_EQUAL.fullmatch(truth)) and (other := NOT_EQUAL.fullmatch(answer)):
+        return one[1] == other[1] and equal(one[2], other[2])
+    decided = _equal_intervals(truth, answer)
+    if decided is None:
+        decided = _equal_tuples(truth, answer)
+    if decided is not None:
+        return decided
+    if _equal_enumerations(truth, answer):
+        return True
+    name, other_name = part(truth).name, part(answer).name
+    single = len(elements(truth)) == len(elements(answer)) == 1
+    if single and name and other_name and (name == other_name or "(" in name + other_name):
+        return False  # math-verify would solve both as equations and compare what it finds
+    related = RELATION.search(truth) or RELATION.search(answer)
+    return True if related and _equal_as_sets(truth, answer) else None
+
+
+def _equal_intervals(truth: str, answer: str) -> bool | None:
+    """Return the verdict on two intervals of which at least one is written as an inequality, else None."""
+    (name, one), (other_name, other) = interval(truth), interval(answer)
+    if one == truth and other == answer:
+        return None
+    if name and other_name and name != other_name:
+        return False
+    pair, other_pair = bracketed(one), bracketed(other)
+    return _equal_tuples(one, other) if pair and other_pair else None
 
 
 def _equal_rows(rows: list[list[str]], others: list[list[str]]) -> bool:
@@ -113,18 +144,16 @@ def _in_order(ones: list[str], others: list[str]) -> bool:
     return len(ones) == len(others) and all(equal(one, other) for one, other in zip(ones, others, strict=True))
 
 
-def _equal_tuples(truth: str, answer: str) -> bool:
-    """Return whether both are the same tuple or interval. A tuple may be written without its brackets."""
+def _equal_tuples(truth: str, answer: str) -> bool | None:
+    """Return the verdict on two tuples or intervals, True for a tuple and its elements without brackets, else None."""
     one, other = bracketed(part(truth).value), bracketed(part(answer).value)
     if one and other:
         return one[0] == other[0] and one[2] == other[2] and _in_order(one[1], other[1])
-    if not one and not other:
-        return False
     pair, text = (one, answer) if one else (other, truth)
     if pair is None or pair[0] + pair[2] != "()":
-        return False
+        return None
     inner = text[2:-2] if text.startswith("\\{") and text.endswith("\\}") else text
-    return _in_order(pair[1], [part(piece).value for piece in split(inner)])
+    return _in_order(pair[1], [part(piece).value for piece in split(inner)]) or None
 
 
 def _equal_enumerations(truth: str, answer: str) -> bool:
@@ -195,8 +224,5 @@ def _not_comparable(truth: str, answer: str) -> bool:
     ones, others = elements(truth), elements(answer)
     if max(len(ones), len(others)) > 1 and not (bracketed(truth) or bracketed(answer)):
         return not (RELATION.search(truth) or RELATION.search(answer))
-    return bool(based_numeral(truth) or based_numeral(answer)) and _other_digits(truth, answer)
-
-
-def _other_digits(truth: str, answer: str) -> bool:
-    return truth.partition("_")[0] != answer.partition("_")[0]
+    based = based_numeral(truth) or based_numeral(answer)
+    return based is not None and truth.partition("_")[0] != answer.partition("_")[0]

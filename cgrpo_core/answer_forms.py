@@ -40,16 +40,19 @@ SAME_COMMANDS = (
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\text\s*\{\s*([+-]?[\d./]+)\s*\}"), r"\1"),
 )
+SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3}){2,}(?![\d.,])")
 SEPARATED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 E_NOTATION = re.compile(r"(?<![\w.])((?:\d+\.?\d*|\.\d+))[eE]([+-]?\d+)(?![\w.])")
 SUBSCRIPT = re.compile(
     r"(?<![A-Za-z\\][A-Za-z])(?<=[A-Za-z])\s*_\s*(\{(?:\\text\s*\{[^{}]*\}|[^{}])*\}|\\?[A-Za-z]+|\d)"
 )
+AT_ZERO = re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s*\(\s*0\s*\)")  # an initial value, and no product with 0
 PYTHON_CALLS = re.compile(r"\b(?:np|numpy|math|sympy|sp)\.")
 FUNCTION_WORD = re.compile(r"(?<![A-Za-z\\{ ])(pi|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp)(?![A-Za-z])")
 ORDINAL = re.compile(r"(?<=\d)\s*(?:\^\s*\{?\s*)?(?:\\text\s*\{\s*(?:st|nd|rd|th)\s*\}|(?:st|nd|rd|th)\b)\s*\}?")
 UNIT = r"\\text\s*\{[A-Za-zµΩ\s./\-()]*(?:\^\s*\{?-?\d\}?)?\s*\}\s*(?:\^\s*\{?\s*-?\d\s*\}?)?"
 TEXT_UNIT = re.compile(rf"\s*{UNIT}(?:\s*(?:/|\\cdot)?\s*{UNIT})*$")
+SENTENCE = re.compile(r"\b(?:is|are|was|not|no|or|and|wrong|false|incorrect|than|if|but)\b")  # no unit says so
 POWER = r"\.?(?:\^\s*\{?\s*\d\s*\}?)?$"
 KNOWN_UNITS = (
     "cm mm km kg ft mph hour hr minute min second sec day feet inche meter dollar cent degree unit mile lb pound"
@@ -77,7 +80,7 @@ def normalised(answer: str) -> str:
     text = E_NOTATION.sub(r"\1\\times 10^{\2}", text)
     text = PERCENT.sub(r"\\%", text)
     text = SUBSCRIPT.sub(lambda match: "_{" + re.sub(r"\\text|[^A-Za-z0-9+-]", "", match.group(1)) + "}", text)
-    text = CURRENCY.sub(r"\1", text)
+    text = CURRENCY.sub(r"\1", AT_ZERO.sub(r"\1_{0}", text))
     text = _without_unit(text)
     return " ".join(text.split()).strip()
 
@@ -98,7 +101,7 @@ def _plain_characters(text: str) -> str:
             out.append(str(digit))
         elif "\uff01" <= character <= "\uff5e":
             out.append(chr(ord(character) - 0xFEE0))
-        elif unicodedata.category(character) not in DROPPED:
+        elif " " <= character <= "~" or unicodedata.category(character) not in DROPPED:
             out.append(character)
     return "".join(out)
 
@@ -126,6 +129,7 @@ def _without_separators(text: str) -> str:
         inside = sum(before.count(bracket) for bracket in "([") > sum(before.count(bracket) for bracket in ")]")
         return match.group() if inside else match.group().replace(",", "")
 
+    text = SPACED.sub(lambda match: match.group().replace(" ", ""), text)
     return SEPARATED.sub(joined, text) if "," in text else text
 
 
@@ -152,6 +156,8 @@ def _without_unit(text: str) -> str:
     if scale:
         return scale.group(1) + SCALES[scale.group(2)]
     stripped = TEXT_UNIT.sub("", text)
+    if stripped != text and SENTENCE.search(text[len(stripped) :]):
+        return text
     if stripped.strip() and re.search(r"[\w})]\s*$", stripped) and not re.search(r"[,;=<>]|\\text", stripped):
         text = stripped
     shorter = BARE_UNIT.sub("", text)

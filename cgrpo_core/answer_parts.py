@@ -27,19 +27,32 @@ SET_BUILDER = re.compile(
     r"\\\{\s*(?P<name>\\?[A-Za-z]+)\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\||\\mid|:)\s*(?P<condition>.*)\\\}",
     re.DOTALL,
 )
+BOUND = r"[^<>=,;]*?[\d}][^<>=,;]*?|[+-]?\s*\\(?:pi|infty)"  # with a number, so that `x` of `x < y` is no bound
+UP, DOWN = r"<|\\leq", r">|\\geq"
+CHAIN = re.compile(rf"(?P<low>{BOUND})\s*(?P<first>{UP})\s*(?P<name>{SYMBOL})\s*(?P<second>{UP})\s*(?P<high>{BOUND})")
+CHAIN_DOWN = re.compile(
+    rf"(?P<high>{BOUND})\s*(?P<first>{DOWN})\s*(?P<name>{SYMBOL})\s*(?P<second>{DOWN})\s*(?P<low>{BOUND})"
+)
+HALF = re.compile(rf"(?P<name>{SYMBOL})\s*(?P<sign>{UP}|{DOWN})\s*(?P<bound>{BOUND})")
+HALF_TURNED = re.compile(rf"(?P<bound>{BOUND})\s*(?P<sign>{UP}|{DOWN})\s*(?P<name>{SYMBOL})")
+MEMBER = re.compile(rf"(?P<name>{SYMBOL})\s*\\in(?![a-z])\s*(?P<set>[(\[].*[)\]])")
+TURNED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
 TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{3,}")
 SHORT_WORDS = frozenset({"no", "yes", "odd", "all", "none", "true", "false", "even"})
 NO_WORDS = FUNCTIONS | {"lim", "frac", "text", "begin", "end", "pmatrix"}
-# What words of mathematics mean, as the sign that they are.
+# What words of mathematics mean, as the sign that they are; and one sign for each meaning.
 MEANINGS = {
     **dict.fromkeys(("infinite", "infinitely many", "infinitely many solutions"), r"\infty"),
-    **dict.fromkeys(
-        ("no solution", "no solutions", "empty set", "no real solutions", "no real solution"), r"\emptyset"
-    ),
-    **dict.fromkeys(("all real numbers", "all reals", "real numbers", r"(-\infty, \infty)"), r"\mathbb{R}"),
-    **dict.fromkeys((r"\varnothing", r"\{\}"), r"\emptyset"),
+    **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions"), r"\emptyset"),
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers"), r"\mathbb{R}"),
 }
+SIGNS = {r"\varnothing": r"\emptyset", r"\{\}": r"\emptyset", r"(-\infty,\infty)": r"\mathbb{R}"}
+
+
+def sign(text: str) -> str:
+    """Return an answer that is one sign in its usual spelling; any other as it is."""
+    return SIGNS.get(text.replace(" ", "").replace("+", ""), text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +144,29 @@ def matrix(text: str) -> list[list[str]] | None:
         return None
     rows = [row for row in re.split(r"\\\\", match["body"]) if row.strip()]
     return [[entry.strip() for entry in row.split("&")] for row in rows]
+
+
+def interval(text: str) -> tuple[str | None, str]:
+    """Return `a < x \\leq b`, `x < b` or `x \\in (a, b]` as (name, interval); another answer as it is."""
+    text = condition(text)
+    if match := MEMBER.fullmatch(text):
+        return match["name"], match["set"]
+    if match := CHAIN.fullmatch(text):
+        return match["name"], _brackets(match["low"], match["first"], match["second"], match["high"])
+    if match := CHAIN_DOWN.fullmatch(text):
+        return match["name"], _brackets(match["low"], match["second"], match["first"], match["high"])
+    if match := HALF.fullmatch(text):
+        if "<" in match["sign"] or "leq" in match["sign"]:
+            return match["name"], _brackets("-\\infty", "<", match["sign"], match["bound"])
+        return match["name"], _brackets(match["bound"], match["sign"], "<", "\\infty")
+    if match := HALF_TURNED.fullmatch(text):
+        return interval(f"{match['name']} {TURNED[match['sign']]} {match['bound']}")
+    return None, text
+
+
+def _brackets(low: str, first: str, second: str, high: str) -> str:
+    opening, closing = "(" if first in "<>" else "[", ")" if second in "<>" else "]"
+    return f"{opening}{low.strip()}, {high.strip()}{closing}"
 
 
 def condition(text: str) -> str:

@@ -13,7 +13,7 @@ from cgrpo_core.numerals import numeral
 
 LETTERS = "A-J"  # MMLU-Pro has ten choices
 CHOICE = re.compile(rf"[\s*$({{]*(?:\\text(?:bf)?\s*\{{)?[\s(*]*([{LETTERS}])(?![A-Za-z])[)\s}}.*:$]*", re.IGNORECASE)
-CHOICE_WITH_TEXT = re.compile(rf"\s*\(?([{LETTERS}])[).:]\s*\S.*", re.DOTALL)
+CHOICE_WITH_TEXT = re.compile(rf"\s*(?:\\text(?:bf)?\s*\{{\s*)?\(?([{LETTERS}])[).:]\s*\}}?\s*\S.*", re.DOTALL)
 CONCLUDED = re.compile(
     rf"(?i:answer|choice|option)(?:\s*(?i:is\b|:))*\s*(?i:option|choice)?[\s*$({{]*(?:\\text(?:bf)?\s*\{{\s*)?[(*]*"
     rf"\b([{LETTERS}])\b(?P<more>[)\s.*}}$]*(?:,|\band\b|\bor\b)\s*\(?[{LETTERS}]\b)?"

@@ -141,12 +141,15 @@ def rounds_to(exact: Fraction, decimal: Numeral, digits: int) -> bool:
     return abs(exact - decimal.value) <= Fraction(1, 2) * Fraction(10) ** -decimal.decimals
 
 
-def based_numeral(text: str) -> tuple[int, int] | None:
-    """Return (value, base) of a number in another base, as `2012_3`; None if `text` is none."""
+def based_numeral(text: str) -> tuple[int | None, str] | None:
+    """Return (value, digits) of a number in another base, as `2012_3`, the value None if it has no such digits.
+
+    None if `text` is no number with a base.
+    """
     match = BASED.fullmatch(text)
-    if not match or not 2 <= int(match["base"]) <= 36 or len(text) > MAX_DIGITS:
+    if not match or not match["digits"][0].isdigit() or len(text) > MAX_DIGITS:
         return None
     try:
-        return int(match["digits"], int(match["base"])), int(match["base"])
+        return int(match["digits"], int(match["base"]) or -1), match["digits"]
     except ValueError:
-        return None
+        return None, match["digits"]

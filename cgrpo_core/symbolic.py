@@ -16,9 +16,27 @@ from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
 from math_verify import parse, verify
 from math_verify.errors import TimeoutException
 from math_verify.parser import LatexExtractionConfig
-from sympy import Basic, Float, Interval, MatrixBase, Rational, Set, Union, nan, oo, pi, zoo  # type: ignore[import-untyped]
+from sympy import (  # type: ignore[import-untyped]
+    Basic,
+    Derivative,
+    Expr,
+    Float,
+    I,
+    Integral,
+    Interval,
+    MatrixBase,
+    Pow,
+    Rational,
+    Set,
+    Union,
+    nan,
+    oo,
+    pi,
+    zoo,
+)
 from sympy.core.function import AppliedUndef  # type: ignore[import-untyped]
-from sympy.core.relational import Relational  # type: ignore[import-untyped]
+from sympy.core.relational import Equality, Relational  # type: ignore[import-untyped]
+from sympy.logic.boolalg import BooleanAtom  # type: ignore[import-untyped]
 
 from cgrpo_core.numerals import ANSWER_DIGITS, TRUTH_DIGITS, Numeral, near, numeral, rounds_to
 
@@ -36,8 +54,8 @@ LATEX = [
 POINTS = ((3, 7), (11, 13), (-5, 17), (23, 9), (-29, 8), (2, 31), (37, 41), (-1, 43))  # numerator, denominator
 ENOUGH_POINTS = 3
 DIGITS = 30
-SAME = 10.0**-20  # of the larger, at 30 digits
-SAME_CONSTANT = 10.0**-12
+SAME = Float("1e-20")  # of the larger, at 30 digits
+SAME_DECIMAL = Float("1e-12")
 MAX_SYMBOLS = 6
 
 
@@ -45,7 +63,16 @@ MAX_SYMBOLS = 6
 def formula(content: str) -> Any | None:
     """Return the sympy value of a normalised answer, or None if it is no formula. Text is never searched for one."""
     readings = parse(f"\\boxed{{{content}}}", LATEX, parsing_timeout=None, raise_on_error=True)
-    return next((reading for reading in readings if not isinstance(reading, str)), None)
+    value = next((reading for reading in readings if not isinstance(reading, str)), None)
+    if isinstance(value, BooleanAtom):
+        return None  # an equation that sympy takes for always true, or never: nothing is left to compare
+    if isinstance(value, Expr) and _names(value) == {"i"}:
+        return value.subs(dict.fromkeys(value.free_symbols, I))  # the parser leaves it a symbol
+    return value
+
+
+def _names(value: Any) -> set[str]:
+    return {str(symbol) for symbol in value.free_symbols}
 
 
 def equal_formulas(truth_text: str, answer_text: str) -> bool | None:
@@ -65,8 +92,16 @@ def equal_reading(truth_text: str, reading: Any, answer_text: str) -> bool | Non
 def _equal_values(truth: Any, answer: Any, truth_text: str, answer_text: str) -> bool | None:
     if isinstance(answer, Basic) and isinstance(truth, Basic) and _undefined(answer) and not _undefined(truth):
         return False  # 1/0 is an answer, and a wrong one; sympy refuses to compare it
+    if isinstance(truth, Basic) and truth.has(Derivative, Integral):
+        return bool(truth == answer)  # solved for some symbol, equations that differ look alike
     if _constant(truth) and _constant(answer):
         return _equal_constants(truth, answer, truth_text, answer_text)
+    if isinstance(answer, Equality) and isinstance(truth, Expr) and _names(answer.lhs) - {"i"}:
+        return False  # `n + 1 = 4` is not 4; a calculation with its result has no symbol, and `x = 4` was taken apart
+    if isinstance(truth, Equality) and isinstance(answer, Equality):
+        proportional = _proportional(truth, answer)
+        if proportional is not None:
+            return proportional
     equal = _by_math_verify(truth, answer)
     if equal is not True and _probed(truth, answer):
         return True
@@ -81,7 +116,8 @@ def _by_math_verify(truth: Any, answer: Any) -> bool | None:
 
 
 def _undefined(value: Basic) -> bool:
-    return bool(value.has(nan, zoo))
+    """Return whether a value has a division by zero in it, carried out or not."""
+    return bool(value.has(nan, zoo)) or any(power.base.is_zero and power.exp.is_negative for power in value.atoms(Pow))
 
 
 def _constant(value: Any) -> bool:
@@ -98,16 +134,22 @@ def _constant(value: Any) -> bool:
 def _equal_constants(truth: Any, answer: Any, truth_text: str, answer_text: str) -> bool | None:
     """Compare two numbers by their values at 30 digits, and a decimal with an exact value by rounding."""
     try:
-        one, other = truth.doit().evalf(DIGITS), answer.doit().evalf(DIGITS)
-        if not (one.is_number and other.is_number) or _undefined(one) or _undefined(other):
+        exact, other_exact = truth.doit(), answer.doit()
+        if exact.is_Rational and other_exact.is_Rational:
+            return bool(exact == other_exact)
+        one, other = exact.evalf(DIGITS), other_exact.evalf(DIGITS)
+        if _undefined(other) and not _undefined(one):
+            return False
+        if not (one.is_number and other.is_number) or _undefined(one):
             return None
-        size = max(float(abs(one)), float(abs(other)))
-        difference = float(abs(one - other))
+        size, difference = max(abs(one), abs(other)), abs(one - other)  # sympy's, which 2019! does not overflow
+        rounded = truth.has(Float) or answer.has(Float)
+        same = bool(difference <= (SAME_DECIMAL if rounded else SAME) * size)
     except Exception:  # noqa: BLE001 - sympy raises anything; None becomes the status `error`
         return None
-    if difference <= SAME_CONSTANT * size:
+    if same:
         return True
-    if not (truth.has(Float) or answer.has(Float)) or not (one.is_real and other.is_real):
+    if not rounded or not (one.is_real and other.is_real):
         return False
     exact_one, exact_other = Fraction(str(one)), Fraction(str(other))
     if near(exact_one, exact_other):
@@ -129,6 +171,28 @@ def _rounded(exact: Fraction, exact_text: str, decimal_text: str, digits: int) -
             significant=decimal.significant,
         )
     return rounds_to(exact, decimal, digits)
+
+
+def _proportional(truth: Any, answer: Any) -> bool | None:
+    """Return whether two equations in the same two or more symbols say the same: their sides' differences are in one
+    ratio at all points. None for other equations, which math-verify solves."""
+    one, other = truth.lhs - truth.rhs, answer.lhs - answer.rhs
+    if len(one.free_symbols) < 2 or one.free_symbols != other.free_symbols or one.has(AppliedUndef):
+        return None
+    symbols = sorted(one.free_symbols, key=lambda symbol: str(symbol.name))
+    ratios = []
+    for place in range(len(POINTS)):
+        values = [Rational(*POINTS[(place + offset) % len(POINTS)]) + offset for offset in range(len(symbols))]
+        at = dict(zip(symbols, values, strict=True))
+        try:
+            ratio = (one.subs(at) / other.subs(at)).evalf(DIGITS)
+        except Exception:  # noqa: BLE001 - undefined at this point, which says nothing
+            continue
+        if ratio.is_Float and ratio != 0:
+            ratios.append(ratio)
+    if len(ratios) < ENOUGH_POINTS:
+        return None
+    return all(abs(ratio - ratios[0]) <= SAME * abs(ratios[0]) for ratio in ratios)
 
 
 def _probed(truth: Any, answer: Any) -> bool:

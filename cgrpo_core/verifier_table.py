@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-VERIFIER_VERSION = 2  # raised, with the stages in tasks/versions.py, when a verdict changes
+VERIFIER_VERSION = 3  # raised, with the stages in tasks/versions.py, when a verdict changes
 VerifierName = Literal["math_verify", "multiple_choice", "boolean", "theoremqa"]
 VerifierChoice = Literal["by_source", "math_verify", "multiple_choice", "boolean", "theoremqa"]
 

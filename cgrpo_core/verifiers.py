@@ -14,7 +14,7 @@ from math_verify import parse
 
 from cgrpo_core.answer_equality import equal
 from cgrpo_core.answer_forms import normalised
-from cgrpo_core.answer_parts import is_words, part, split
+from cgrpo_core.answer_parts import is_words, part, plain_words, split
 from cgrpo_core.answer_text import MAX_BARE_CHARACTERS, MAX_CHARACTERS, bare_answer, boxed_answer, scored_text
 from cgrpo_core.choices import choice_truth, chosen, said, same_list, truth_value, within_tolerance
 from cgrpo_core.numerals import numeral
@@ -22,6 +22,12 @@ from cgrpo_core.symbolic import equal_reading
 from cgrpo_core.verifier_table import VerifierName
 
 CONCLUSION = re.compile(r"answer\s*(?:is|:)*\s*:?\s*([^\n]{1,200}?)[\s.!]*$", re.IGNORECASE)
+# math-verify wants a space before a number; scripts without spaces, and brackets, have none.
+LAST_RESORT = re.compile(r"(?<=[^\x00-\x7f]|\[)-?\d+(?:[.,/]\d+)*(?![\w.]*[A-Za-z])")
+# `The answer is 5 or 6` is an enumeration; math-verify would stop at the 5.
+HEDGED = re.compile(
+    r"(?i:answers?)(?:\s+(?i:is|are)|\s*:)*\s*(\$?-?\d[\d.,/]*\$?(?:\s*,?\s*(?:or|and)\s+(?:\w+\s+)?\$?-?\d[\d./]*\$?)+)"
+)
 ARITHMETIC = re.compile(r"(?:[\d.\s+\-*/()]|\\times|\\cdot|\\div|\\frac|[{}])+")
 OPERATOR = re.compile(r"(?<=[\d)}])\s*(?:[+\-*/]|\\times|\\cdot|\\div)|\\frac")
 MAX_TRUTH_CHARACTERS = 400  # a longer one is a worked solution, and is read as a response is
@@ -104,6 +110,8 @@ def _judged_mathematics(ground_truth: str, text: str, question: str | None) -> J
         return FAILED
     boxed = boxed_answer(text)
     content = boxed if boxed is not None else bare_answer(text) or _labelled(text)
+    if content is None and plain_words(text).startswith("\\"):  # words that mean a sign, as `no solution`
+        content = text
     return _judged_prose(truth, text, question) if content is None else _judged(truth, content, None, question)
 
 
@@ -146,11 +154,15 @@ def _judged_prose(truth: str, text: str, question: str | None) -> Judgement:
         conclusion = CONCLUSION.search(text)
         content = conclusion.group(1) if conclusion else text
         return _judged(truth, content, None, question) if content.strip() else NOTHING
+    hedged = HEDGED.findall(text)
+    if hedged:
+        return _judged(truth, hedged[-1], None, question)
     readings: list[Any] = parse(text, parsing_timeout=None, raise_on_error=True)
     source = next((reading for reading in reversed(readings) if isinstance(reading, str)), None)
     value = next((reading for reading in readings if not isinstance(reading, str)), None)
     if not readings:
-        return NOTHING
+        numbers = LAST_RESORT.findall(text)
+        return _judged(truth, numbers[-1], None, question) if numbers else NOTHING
     return _judged(truth, source if source is not None else str(value), value, question)
 
 

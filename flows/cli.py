@@ -9,7 +9,7 @@ import sys
 import typer
 
 from cgrpo_core.errors import UserError
-from flows import cli_ask, cli_history, cli_proof, cli_run
+from flows import cli_ask, cli_check, cli_history, cli_proof, cli_run
 from flows.terminal import fail
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ COMMANDS = (
     *(cli_history.rerun, cli_history.fork, cli_history.explain, cli_history.diff, cli_history.gc),
     *(cli_proof.audit, cli_proof.replay, cli_proof.regrade),
     *(cli_ask.sql, cli_run.serve, cli_run.ui, cli_run.engines, cli_ask.golden),
+    *(cli_check.verifier, cli_check.decontaminate),
 )
 for command in COMMANDS:
     app.command()(command)

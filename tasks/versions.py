@@ -9,8 +9,8 @@ STAGE_VERSIONS: dict[str, int] = {
     "tasks.dataset:replace_equal_groups": 1,
     "tasks.dataset:tokenize_solutions": 1,
     "tasks.rollout:sample_responses": 1,
-    "tasks.verify:verify_responses": 2,
-    "tasks.verify:verify_refinements": 2,
+    "tasks.verify:verify_responses": 3,
+    "tasks.verify:verify_refinements": 3,
     "tasks.critique:write_critiques": 1,
     "tasks.refine:sample_refinements": 1,
     "tasks.select:select_refinements": 1,
@@ -18,5 +18,5 @@ STAGE_VERSIONS: dict[str, int] = {
     "tasks.update:init_policy": 1,
     "tasks.update:update_policy": 1,
     "tasks.update:save_checkpoint": 1,
-    "tasks.evaluate:evaluate_policy": 2,
+    "tasks.evaluate:evaluate_policy": 3,
 }

@@ -8,26 +8,9 @@ from pathlib import Path
 import pytest
 from storage_rows import a_plan
 
-from flows import cli
 from storage.runs import create_run
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def cgrpo(monkeypatch, capsys, tmp_path):
-    """Call the command in the repository with an empty home; return exit code, stdout and stderr."""
-    monkeypatch.setenv("CGRPO_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(ROOT)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["cgrpo", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def test_plan_prints_every_stage_and_starts_nothing(cgrpo, tmp_path):

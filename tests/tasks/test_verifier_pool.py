@@ -50,7 +50,7 @@ def test_each_kind_of_verdict_has_its_reward() -> None:
 
 def test_an_answer_that_hangs_the_verifier_is_a_timeout_and_the_next_is_judged() -> None:
     before, hung, after = verify_all(
-        [case("before", "4", "4"), case("hung", TOWER, r"10^{10}"), case("after", "5", "5")],
+        [case("before", "4", "4"), case("hung", TOWER, "4"), case("after", "5", "5")],
         VerifyParams(timeout_s=1.0, workers=1),
     )
     assert outcome(hung) == ("timeout", False, None)

@@ -20,12 +20,14 @@ from storage.runs import Run, create_run, open_run, read_plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Derived:
-    """A plan that goes on from a run, not frozen yet. options: what was asked for, as typed."""
+    """A plan that goes on from a run, not frozen yet. options: what was asked for, as typed. notes: what else a user
+    should know before it runs."""
 
     parent: Run
     parent_plan: Plan
     plan: Plan
     options: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def plan_fork(home: Path, reference: str, sets: list[str]) -> Derived:
@@ -43,7 +45,8 @@ def plan_fork(home: Path, reference: str, sets: list[str]) -> Derived:
             f"say what is to differ, as --set loss.shaping.gamma=0.3; or go on with it: cgrpo resume {parent.name}",
         )
     options = {"fork": parent.name, "at": int(iteration), "sets": sets}
-    return Derived(parent=parent, parent_plan=before, plan=plan, options=options)
+    notes = _notes(before.config["params"]["run"], plan.config["params"]["run"], int(iteration))
+    return Derived(parent=parent, parent_plan=before, plan=plan, options=options, notes=notes)
 
 
 def plan_rerun(
@@ -76,6 +79,15 @@ def leaf_identities(spec: Spec, config: dict[str, Any]) -> dict[str, dict[str, A
         if identity and leaf.model_dump() == before and (identity["digest"] != "unused" or name not in used):
             frozen[name] = identity
     return frozen if len(frozen) == len(spec.inputs) else {**identities(spec), **frozen}
+
+
+def _notes(old: dict[str, Any], new: dict[str, Any], at: int) -> tuple[str, ...]:
+    """Say when a fork takes the problems up elsewhere in their order: slots count from the first iteration."""
+    changed = [name for name in ("prompts_per_iteration", "seed") if old[name] != new[name]]
+    if not at or not changed:
+        return ()
+    names = " and ".join(f"run.{name}" for name in changed)
+    return (f"{names} differ: problems of the epoch that iteration {at} is in may be asked twice or not at all",)
 
 
 def _check_at_hand(store: Store, parent: Run, before: Plan, plan: Plan) -> None:

@@ -78,9 +78,11 @@ def start_derived(derived: "Derived", *, name: str | None, dry_run: bool, every:
     home = data_home()
     found = forecast(home, derived.plan, against=(derived.parent.name, derived.parent_plan))
     if as_json:
-        dump_json({"parent": derived.parent.name, **derived.options, **plain(found)})
+        dump_json({"parent": derived.parent.name, **derived.options, "notes": derived.notes, **plain(found)})
     else:
         print_forecast(found, every=every, file=None if dry_run else sys.stderr)
+        for note in derived.notes:
+            say(f"note: {note}")
     if not dry_run:
         _carry_out(home, freeze(home, derived, name), summary=not as_json)
 

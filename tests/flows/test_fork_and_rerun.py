@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from published_runs import as_frozen
+from published_runs import as_frozen, make_run
 
 from cgrpo_core.errors import UserError
 from cgrpo_core.ids import digest
 from flows.derive import place
 from flows.fork import fork
+from flows.history import plan_fork, plan_rerun
 from flows.plan import compile_plan
 from flows.rerun import Rerun, rerun
 from flows.resolve import read_declaration, resolve, respecify
@@ -230,3 +231,21 @@ def test_forks_of_forks_and_reruns_read_only_what_their_plan_or_parents_hold(at:
         assert {ref.key for refs in stage.inputs.values() for ref in refs} <= seen
         seen.add(stage.key)
     assert len(seen) == len(made.stages)
+
+
+def test_a_fork_that_takes_the_problems_up_elsewhere_says_so(tmp_path: Path) -> None:
+    make_run(tmp_path, "run", PARENT)
+    assert plan_fork(tmp_path, "run@2", ["loss.shaping.gamma=0.3"]).notes == ()
+    assert "run.prompts_per_iteration differ" in plan_fork(tmp_path, "run@2", ["run.prompts_per_iteration=4"]).notes[0]
+    assert plan_fork(tmp_path, "run@0", ["run.seed=3"]).notes == ()
+    with pytest.raises(UserError, match="nothing in it would differ"):
+        plan_fork(tmp_path, "run@2", [])
+
+
+def test_a_rerun_that_ends_early_needs_what_only_its_parent_can_make(tmp_path: Path) -> None:
+    make_run(tmp_path, "run", PARENT)
+    more = {"iteration": None, "to": "select", "sets": [], "reseed": None}
+    with pytest.raises(UserError, match=r"reads update 1 of run, which is not published") as caught:
+        plan_rerun(tmp_path, "run", "critique", **more)
+    assert "cgrpo resume run" in caught.value.hint
+    assert plan_rerun(tmp_path, "run", "critique", **{**more, "iteration": 1}).plan.stages

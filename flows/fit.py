@@ -4,6 +4,7 @@ The estimate of a run is kept beside its plan (runs/<name>/estimate.json) and co
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +26,61 @@ GIB = 2**30
 def estimate_memory(home: Path, plan: Plan) -> Estimate:
     """Return what the plan's engines need in bytes, on which device, and whether that is there.
 
-    fits is None where it cannot be told: the model is not at hand yet, or the machine does not say.
+    short: what is not there, in words; None where it cannot be told, as the model is not at hand yet.
     """
     used = {stage.engine["name"]: stage.engine for stage in plan.stages if stage.engine is not None}
     found = {name: _engine(home, plan, engine) for name, engine in sorted(used.items())}
     engines = {name: estimate for name, estimate in found.items() if estimate is not None}
-    on_gpu = any(estimate["device"] == "gpu" for estimate in engines.values())
-    there = {"memory": available_memory(), "gpu": sum(gpu_memory()) if on_gpu else None}
-    need = {device: _need(engines, device) for device in there}
-    known = all("bytes" in estimate for estimate in engines.values())
-    short = [device for device, size in there.items() if size is not None and need[device] > size]
-    unknown = [device for device, size in there.items() if need[device] and not size]
-    fits = False if short else None if unknown or not known else True
-    return {"engines": engines, "need": need, "available": there, "fits": fits}
+    gpus = gpu_memory() if any(one["gpus"] for one in engines.values()) else []
+    need = {
+        "memory": sum(one["bytes"] * one["replicas"] for one in engines.values() if not one["gpus"] and "bytes" in one),
+        "gpus": sum(one["gpus"] * one["replicas"] for one in engines.values()),
+    }
+    available = {"memory": available_memory(), "gpus": gpus}
+    return {"engines": engines, "need": need, "available": available, "short": shortages(engines, available)}
 
 
-def _need(engines: dict[str, Estimate], device: str) -> int:
-    return sum(one["bytes"] * one["replicas"] for one in engines.values() if one["device"] == device and "bytes" in one)
+def shortages(engines: Mapping[str, Estimate], available: Mapping[str, Any]) -> list[str] | None:
+    """Return in words what is not there, an empty list if all fits; None if that cannot be told.
+
+    Engines that ask for less than a GPU share one. A vLLM engine takes its share of a GPU whatever it needs of it.
+    """
+    found = []
+    known = [one for one in engines.values() if "bytes" in one]
+    memory, gpus = available["memory"], available["gpus"]
+    need = sum(one["bytes"] * one["replicas"] for one in known if not one["gpus"])
+    if memory is not None and need > memory:
+        found.append(f"memory: {need / GIB:.1f} GiB of {memory / GIB:.1f} GiB")
+    wanted = sum(one["gpus"] * one["replicas"] for one in engines.values())
+    if wanted > len(gpus):
+        found.append(f"GPUs: {wanted:g} of {len(gpus)}")
+    elif gpus:
+        size = min(gpus)
+        sharing = [one for one in known if 0 < one["gpus"] < 1]
+        alone = [one for one in known if one["gpus"] >= 1]
+        takes = [sum(_takes(one, size) * one["replicas"] for one in sharing), *(_takes(one, size) for one in alone)]
+        found += [f"memory of a GPU: {take / GIB:.1f} GiB of {size / GIB:.1f} GiB" for take in takes if take > size]
+    unknown = len(known) < len(engines) or memory is None
+    return None if unknown and not found else found
+
+
+def _takes(engine: Estimate, size: int) -> float:
+    """Return the bytes of a GPU of this size that a replica takes."""
+    return max(float(engine["bytes"]), size * float(engine.get("share", 0)))
 
 
 def _engine(home: Path, plan: Plan, declaration: dict[str, Any]) -> Estimate | None:
     """The estimate of one engine, or None for one that lives elsewhere."""
     if declaration["kind"] not in ("vllm", "deepspeed"):
         return None
-    device = "gpu" if declaration["resources"].get("num_gpus") else "memory"
-    estimate: Estimate = {"kind": declaration["kind"], "replicas": declaration["replicas"], "device": device}
+    gpus = float(declaration["resources"].get("num_gpus", 0))
+    estimate: Estimate = {"kind": declaration["kind"], "replicas": declaration["replicas"], "gpus": gpus}
     shape = model_shape(declaration["model"], home, Path(plan.config["base_dir"]))
     if shape is None:
         return {**estimate, "unknown": "the model is not at hand yet: cgrpo model gets it"}
     if declaration["kind"] == "vllm":
         parts = _sampler(shape, declaration)
+        estimate["share"] = declaration["options"].get("gpu_memory_utilization", 0.9) if gpus else 0
     else:
         parts = _trainer(shape, declaration, plan.config["params"])
     return {**estimate, "parts": parts, "bytes": sum(parts.values())}

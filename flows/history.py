@@ -72,13 +72,12 @@ def freeze(home: Path, derived: Derived, name: str | None) -> Run:
 
 def leaf_identities(spec: Spec, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what identifies the inputs: as frozen where the declaration is the same, found anew where it is not."""
-    used, frozen = used_inputs(spec), {}
+    used, before, found = used_inputs(spec), respecify(config), {}
     for name, leaf in spec.inputs.items():
-        before = dict(config["inputs"].get(name, {}))
-        identity = before.pop("identity", None)
-        if identity and leaf.model_dump() == before and (identity["digest"] != "unused" or name not in used):
-            frozen[name] = identity
-    return frozen if len(frozen) == len(spec.inputs) else {**identities(spec), **frozen}
+        identity = config["inputs"].get(name, {}).get("identity")
+        if identity and leaf == before.inputs[name] and (identity["digest"] != "unused" or name not in used):
+            found[name] = identity
+    return found if len(found) == len(spec.inputs) else {**identities(spec), **found}
 
 
 def _notes(old: dict[str, Any], new: dict[str, Any], at: int) -> tuple[str, ...]:

@@ -46,12 +46,16 @@ def say_memory(memory: dict[str, Any]) -> None:
             parts = ", ".join(f"{part} {as_gib(size)}" for part, size in engine["parts"].items() if size)
             times = f"{engine['replicas']} x " if engine["replicas"] > 1 else ""
             say(f"memory of {name}: {times}{as_gib(engine['bytes'])} ({parts})")
-    for device, need in memory["need"].items():
-        there = memory["available"][device]
-        if need:
-            what = "memory" if device == "memory" else "GPU memory"
-            fits = {True: "fits", False: "DOES NOT FIT", None: "not known to fit"}[memory["fits"]]
-            say(f"{what}: {as_gib(need)} of {as_gib(there) if there else 'an unknown size'} that is there: {fits}")
+    need, there = memory["need"], memory["available"]
+    if need["memory"]:
+        free = as_gib(there["memory"]) if there["memory"] else "an unknown size"
+        say(f"memory: {as_gib(need['memory'])} of {free} that is free")
+    if need["gpus"]:
+        say(f"GPUs: {need['gpus']:g} of {len(there['gpus'])}")
+    if memory["short"]:
+        say(f"DOES NOT FIT: {'; '.join(memory['short'])}")
+    else:
+        say("the engines fit" if memory["short"] is not None else "whether the engines fit is not known")
 
 
 def _number(name: str, value: float | None) -> str:

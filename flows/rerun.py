@@ -12,6 +12,7 @@ from cgrpo_core.errors import UserError
 from flows.changes import Change, compare
 from flows.derive import last_iteration, place, places, readable, rekeyed, seeds_of, upto
 from flows.plan import SECTIONS, compile_plan
+from flows.resolve import respecify
 from flows.spec import Pipeline, Spec
 from flows.spec_errors import nearest
 from storage.plans import Plan, StagePlan
@@ -127,11 +128,15 @@ def _unwanted(graph: Pipeline, what: Rerun) -> set[str]:
 
 
 def _touched(config: Mapping[str, Any], spec: Spec, identities: Mapping[str, dict[str, Any]]) -> set[str]:
-    """Return the parameters that the settings change, and `engine` or `content` if they change an engine or input."""
+    """Return the parameters that the settings change, and `engine` or `content` if they change an engine or input.
+
+    Compared with what the run was compiled from, read by this program: a parameter that is new in it was not set.
+    """
+    frozen = respecify(config)
     empty: dict[str, Any] = {"inputs": {}}
-    changes = compare({**empty, "params": config["params"]}, {**empty, "params": asdict(spec.params)})
+    changes = compare({**empty, "params": asdict(frozen.params)}, {**empty, "params": asdict(spec.params)})
     touched = {change.name for change in changes}
-    if {name: engine.model_dump() for name, engine in spec.engines.items()} != config["engines"]:
+    if spec.engines != frozen.engines:
         touched.add("engine")
     if any(leaf["identity"] != identities[name] for name, leaf in config["inputs"].items()):
         touched |= {"content", "engine"}

@@ -11,7 +11,7 @@ from published_runs import FILE, fork_of, make_run, plan_of, publish, publish_al
 from cgrpo_core.memory import ModelShape, kv_bytes_per_token, sampler_memory, trainer_memory
 from flows import cli
 from flows.expected import expect, observe, prompts_of
-from flows.fit import keep_estimate, kept_estimate, measured_peaks
+from flows.fit import keep_estimate, kept_estimate, measured_peaks, shortages
 from flows.forecast import forecast, grouped_rows, totals
 from flows.reasons import NEW, REBUILT, UNPUBLISHED, decide, nearest_plan
 from storage.policies import drop, publish_directory
@@ -148,6 +148,29 @@ def test_the_memory_of_a_sampler_worked_by_hand() -> None:
     parts = sampler_memory(SHAPE, dtype="bfloat16", kv_cache_bytes=500, max_num_seqs=3, on_cpu=False)
     assert (parts["weights"], parts["weights_loading"], parts["kv_cache"]) == (2000, 0, 500)
     assert parts["logits"] == 3 * 100 * 4 * 3
+
+
+def engine(size: float, gpus: float = 0, replicas: int = 1, share: float = 0) -> dict[str, object]:
+    return {"bytes": int(size * 2**30), "gpus": gpus, "replicas": replicas, "share": share}
+
+
+@pytest.mark.parametrize(
+    ("engines", "memory", "gpus", "short"),
+    [
+        ([engine(3), engine(4)], 8, [], []),
+        ([engine(3), engine(2, replicas=3)], 8, [], ["memory: 9.0 GiB of 8.0 GiB"]),
+        ([engine(30, 0.5, share=0.3), engine(60, 0.5)], 8, [80], ["memory of a GPU: 90.0 GiB of 80.0 GiB"]),
+        ([engine(3, 0.5, share=0.35), engine(40, 0.5)], 8, [80], []),
+        ([engine(3, 0.5, share=0.9), engine(40, 0.5)], 8, [80], ["memory of a GPU: 112.0 GiB of 80.0 GiB"]),
+        ([engine(30, 1, replicas=4), engine(60, 1, replicas=4)], 8, [80] * 8, []),
+        ([engine(30, 1, replicas=4)], 8, [80], ["GPUs: 4 of 1"]),
+        ([{"gpus": 0, "replicas": 1}, engine(4)], 8, [], None),
+        ([{"gpus": 0, "replicas": 1}, engine(9)], 8, [], ["memory: 9.0 GiB of 8.0 GiB"]),
+    ],
+)
+def test_engines_share_memory_and_a_gpu_and_what_is_short_is_named(engines, memory, gpus, short) -> None:
+    available = {"memory": memory * 2**30, "gpus": [size * 2**30 for size in gpus]}
+    assert shortages({str(number): one for number, one in enumerate(engines)}, available) == short
 
 
 def test_what_is_there_is_bounded_by_the_container(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Plans that go on from another run: what they share with it, what is new, and what is refused."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from flows.history import plan_fork, plan_rerun
 from flows.plan import compile_plan
 from flows.rerun import Rerun, rerun
 from flows.resolve import read_declaration, resolve, respecify
+from storage.keys import stage_key
 from storage.plans import Plan, StagePlan
 
 FILE = Path(__file__).parents[2] / "pipelines.yaml"
@@ -200,6 +203,37 @@ def test_a_fork_that_makes_no_sense_is_refused_with_the_reason(at, sets, said) -
     with pytest.raises(UserError, match=said) as caught:
         forked(PARENT, at, *sets)
     assert caught.value.hint
+
+
+def of_an_older_program(made: Plan, block: str, name: str) -> Plan:
+    """The plan as a program made it that did not have this parameter yet."""
+    config = json.loads(json.dumps(made.config))
+    del config["params"][block][name]
+    keys_now: dict[str, str] = {}
+    stages = []
+    for stage in made.stages:
+        ingredients = json.loads(json.dumps(stage.ingredients))
+        ingredients["params"].get(block, {}).pop(name, None)
+        for refs in ingredients["inputs"].values():
+            refs[:] = [
+                f"{keys_now.get(key, key)}{slash}{output}" for key, slash, output in (r.partition("/") for r in refs)
+            ]
+        inputs = {
+            argument: tuple(replace(ref, key=keys_now[ref.key]) for ref in refs)
+            for argument, refs in stage.inputs.items()
+        }
+        keys_now[stage.key] = stage_key(ingredients)
+        stages.append(replace(stage, ingredients=ingredients, inputs=inputs, key=keys_now[stage.key]))
+    return replace(made, config=config, stages=tuple(stages))
+
+
+def test_a_parameter_that_is_new_in_the_program_was_not_asked_for() -> None:
+    old = of_an_older_program(PARENT, "rollout", "top_p")
+    assert not keys(old) & {stage.key for stage in PARENT.stages if stage.stage == "rollout"}
+    made = rerun_of(old, "critique", "critique.kind=indicative")
+    assert new_names(made, old, 1) == AFTER_CRITIQUE
+    with pytest.raises(UserError, match=r"rollout\.top_p"):
+        rerun_of(old, "critique", "rollout.top_p=0.9")
 
 
 stages_of_parent = st.sampled_from(sorted({stage.stage for stage in PARENT.stages}))

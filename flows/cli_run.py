@@ -35,11 +35,12 @@ def run(
 def resume(
     run: RunArgument = None,
     accept: Annotated[list[str], typer.Option("--accept", help="A failed gate to let pass; may be given again.")] = [],  # noqa: B006
+    as_json: JsonOption = False,
 ) -> None:
     """Go on with a run: what is published is reused, the rest is run."""
     from flows.runner import go_on
 
-    go_on(run, accept=accept)
+    go_on(run, accept=accept, as_json=as_json)
 
 
 def plan(

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def get_model(file: Path, pipeline: str, *, profile: str | None, sets: list[str]
         print(directory)
 
 
-def go_on(name: str | None, *, accept: list[str]) -> None:
+def go_on(name: str | None, *, accept: list[str], as_json: bool) -> None:
     """Carry out what is left of a run, past the failed gates that are accepted. Raises UserError for no such gate."""
     from flows.gates import declared_gates
     from flows.program import check_program
@@ -65,7 +66,9 @@ def go_on(name: str | None, *, accept: list[str]) -> None:
             raise UserError(f"run {run.name} has no gate {gate!r}", nearest(gate, gates))
     if count := accept_gates(home, run.name, accept):
         say(f"{count} failed gates are accepted: {', '.join(accept)}")
-    _carry_out(home, run)
+    _carry_out(home, run, summary=not as_json)
+    if as_json:
+        dump_json(asdict(run_state(home, run.name)))
 
 
 def start_derived(derived: "Derived", *, name: str | None, dry_run: bool, every: bool, as_json: bool) -> None:

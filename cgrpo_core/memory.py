@@ -7,7 +7,7 @@ a transformer block keeps for its backward pass; the runtime is what a process w
 from dataclasses import dataclass
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-RUNTIME_BYTES = 700 * 2**20
+SAMPLER_RUNTIME_BYTES, TRAINER_RUNTIME_BYTES = 768 * 2**20, 512 * 2**20  # torch with vLLM, with DeepSpeed
 LOGIT_COPIES = 3  # of a chunk of logits in float32: themselves, their log-softmax, their gradient
 
 
@@ -34,7 +34,7 @@ def sampler_memory(
         "weights_loading": weights if on_cpu else 0,
         "kv_cache": kv_cache_bytes,
         "logits": max_num_seqs * shape.vocabulary * 4 * LOGIT_COPIES,
-        "runtime": RUNTIME_BYTES,
+        "runtime": SAMPLER_RUNTIME_BYTES,
     }
 
 
@@ -66,7 +66,7 @@ def trainer_memory(
         "optimizer": 8 * shape.parameters // split[0] + masters,
         "activations": _activations(shape, size, micro_batch_tokens, gradient_checkpointing),
         "logits": min(chunk_tokens, micro_batch_tokens) * shape.vocabulary * 4 * LOGIT_COPIES,
-        "runtime": RUNTIME_BYTES,
+        "runtime": TRAINER_RUNTIME_BYTES,
     }
 
 

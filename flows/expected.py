@@ -16,9 +16,10 @@ RUNS, PER_TASK = 6, 20  # how far back to look: the newest runs, and in all of t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A published stage: its settings (a digest), its prompts, and the tokens and seconds that it took for each."""
+    """A published stage: its settings (a digest), its engine's model, and the tokens and seconds for each prompt."""
 
     settings: str
+    model: str | None
     tokens: float | None
     seconds: float
 
@@ -49,6 +50,7 @@ def observe(home: Path, tasks: Iterable[str]) -> dict[str, list[Observation]]:
                 tokens = manifest.metrics.get("completion_tokens")
                 observation = Observation(
                     settings=_settings(stage),
+                    model=_model(stage),
                     tokens=None if tokens is None else tokens / prompts,
                     seconds=(manifest.ended_at - manifest.started_at) / prompts,
                 )
@@ -57,9 +59,9 @@ def observe(home: Path, tasks: Iterable[str]) -> dict[str, list[Observation]]:
 
 
 def expect(stage: StagePlan, plan: Plan, observed: list[Observation]) -> Expected:
-    """Return what a stage should take, by the mean over stages with its settings, or else over those with others."""
+    """Return what a stage should take, by the mean over stages with its settings, or else with others and its model."""
     same = [one for one in observed if one.settings == _settings(stage)]
-    chosen = same or observed
+    chosen = same or [one for one in observed if one.model == _model(stage)]
     if not chosen:
         return Expected(tokens=None, seconds=None, basis="none", observations=0)
     prompts = prompts_of(stage, plan)
@@ -85,5 +87,10 @@ def prompts_of(stage: StagePlan, plan: Plan) -> int:
 def _settings(stage: StagePlan) -> str:
     """Return a digest of all that makes one such stage take longer than another: parameters, engine, its placement."""
     engine: dict[str, Any] = dict(stage.engine or {})
-    model = engine.pop("model", {})
-    return digest([stage.task, stage.params, engine, model.get("identity", {}).get("digest")])
+    engine.pop("model", None)
+    return digest([stage.task, stage.params, engine, _model(stage)])
+
+
+def _model(stage: StagePlan) -> str | None:
+    """Return the identity of the model of the stage's engine."""
+    return None if stage.engine is None else str(stage.engine.get("model", {}).get("identity", {}).get("digest"))

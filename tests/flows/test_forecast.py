@@ -105,6 +105,10 @@ def test_time_and_tokens_are_those_of_stages_with_the_same_settings_before_other
     found = expect(wanted, larger, observe(tmp_path, {stage.task})[stage.task])
     assert (found.basis, found.tokens, found.seconds, found.observations) == ("same settings", 400.0, 8.0, 1)
     assert expect(wanted, larger, []).basis == "none"
+    model = plan_of("inputs.base_model={kind: path, path: other}")
+    wanted = next(one for one in model.stages if one.stage == "rollout")
+    found = expect(wanted, model, observe(tmp_path, {stage.task})[stage.task])
+    assert (found.basis, found.seconds) == ("none", None), "another model says nothing"
 
 
 def test_prompts_are_divided_among_the_chunks_as_the_schedule_divides_them() -> None:

@@ -187,11 +187,15 @@ class CheckpointParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitParams:
-    """What fails a run. `logprob_gap_max`: largest |sampler - trainer| log-prob of a response token; None: no limit."""
+    """What fails a run; None: no limit. `logprob_gap_max`: largest |sampler - trainer| log-prob of a response token.
+    `degraded_critiques_max`: largest share of the critiques of a chunk that are not of the kind asked for."""
 
     __pydantic_config__: ClassVar = FORBID
-    NOT_IN_KEY: ClassVar = frozenset({"logprob_gap_max"})
+    NOT_IN_KEY: ClassVar = frozenset({"logprob_gap_max", "degraded_critiques_max"})
     logprob_gap_max: float | None = 1e-3
+    degraded_critiques_max: float | None = None
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "logprob_gap_max")
+        at_least(self, 0, "logprob_gap_max", "degraded_critiques_max")
+        if self.degraded_critiques_max is not None and self.degraded_critiques_max > 1:
+            raise ValueError("degraded_critiques_max is a share: at most 1")

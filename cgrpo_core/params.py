@@ -97,6 +97,8 @@ def build_block(name: str, values: dict[str, Any]) -> Any:
 
 
 def key_values(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a block that belong into a stage key."""
+    """Return the values of a block that belong into a stage key, and what else the block adds to it."""
     skipped: frozenset[str] = getattr(BLOCKS[name], "NOT_IN_KEY", frozenset())
-    return {field_name: value for field_name, value in values.items() if field_name not in skipped}
+    kept = {field_name: value for field_name, value in values.items() if field_name not in skipped}
+    additions = getattr(BLOCKS[name], "key_additions", None)
+    return kept | (additions(values) if additions else {})

@@ -11,7 +11,15 @@ VerdictStatus = Literal["ok", "unparsable", "timeout", "error"]
 FinishReason = Literal["stop", "length"]
 Origin = Literal["response", "refinement", "solution"]
 Restart = Literal["none", "named", "unnamed"]
-CritiqueStatus = Literal["ok"]
+# What became of one request to a critique model: `agreed` and `disagreed` with the verifier; no verdict in the reply;
+# nothing in it; a reply that is none; a request that was refused; no reply, or a server that does not answer.
+AttemptStatus = Literal["agreed", "disagreed", "no_verdict", "empty", "malformed", "refused", "unanswered"]
+# ok: the critique is of the kind that was asked for. Else why not: the last attempt, or nothing could be asked at all.
+CritiqueStatus = Literal[
+    "ok", "disagreed", "no_verdict", "empty", "malformed", "refused", "unanswered", "too_long", "no_solution"
+]
+Degraded = Literal["skipped", "indicative"]
+SkipReason = Literal["no_critique", "too_long", "restarts_skipped"]
 SelectionReason = Literal["correct", "random", "first_best"]
 UpdateStatus = Literal["ok", "no_gradient", "non_finite"]
 
@@ -82,20 +90,45 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Critique:
-    """Natural-language remarks on one response."""
+    """Natural-language remarks on one response, or the statement that there are none (`degraded` is skipped)."""
 
     critique_id: str
     response_id: str
-    kind: str
-    text: str
+    kind: str  # of this text: `indicative` where it stands in for another kind
+    text: str  # what is quoted; empty exactly when it was skipped: the response then gets no refinement
     verdict_in_text: bool | None
     agreed: bool | None
-    attempts: int
-    model: str
-    prompt_tokens: int
+    attempts: int  # requests to a critique model; 0 for a rule
+    model: str  # `rule`, `policy`, or the name of another model
+    prompt_tokens: int  # over all attempts
     completion_tokens: int
     latency_ms: float
     status: CritiqueStatus
+    with_solution: bool = False  # what its writer was shown, or the text itself names, besides problem and response
+    with_ground_truth: bool = False
+    degraded: Degraded | None = None  # what the declared policy made of a status that is not ok
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CritiqueAttempt:
+    """One request to a critique model, and what came of it."""
+
+    attempt_id: str
+    critique_id: str
+    response_id: str
+    attempt: int  # from 1
+    kind: str
+    model: str
+    reply_id: str  # of the content asked for; two attempts with one id share one reply, which was paid for once
+    status: AttemptStatus
+    text: str  # the whole reply, thinking included
+    verdict_in_text: bool | None
+    finish_reason: str | None
+    cut_tokens: int  # tokens of the response that were left out of the request
+    prompt_tokens: int
+    completion_tokens: int
+    latency_ms: float  # of the reply when it was first given; of a batch, that of the whole batch
+    error: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +152,25 @@ class Refinement:
     token_ids: tuple[int, ...]
     sampling_logprobs: tuple[float, ...]
     finish_reason: FinishReason
-    policy_version: int
+    policy_version: int  # of the model that wrote it: a fixed one is its own version 0
     seed: int
     responses_quoted: int = 1
     kept_tokens: int = 0
     restart: Restart = "none"
+    model: str = "policy"  # or the name of the engine whose fixed model wrote it
+    cut_response_tokens: int = 0  # tokens of the response, and of the critique, that were left out of the prompt
+    cut_critique_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkippedRefinement:
+    """A critique without a refinement, and why: there is no text to be read, or the prompt cannot be made to fit."""
+
+    critique_id: str
+    response_id: str
+    group_id: str
+    reason: SkipReason
+    max_prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Parameter blocks of what is asked, sampled, judged and critiqued. Blocks and keys: params.py."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from cgrpo_core.critiques import ModelKind, critique_kind
 from cgrpo_core.param_checks import FORBID, at_least, fraction
 from cgrpo_core.verifier_table import VerifierChoice
 
@@ -64,11 +65,42 @@ class VerifyParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CritiqueParams:
-    """Which critique a response gets, and which responses of a group that passes the gate get one: all, or wrong."""
+    """Which critique a response gets, and how a model is asked for it (kinds: cgrpo_core/critique_kinds/).
+
+    with_solution, with_ground_truth: what the critique model is shown. attempts: how often at most it is asked of one
+    response. keep: `agreeing` keeps a critique with the verifier's verdict (paper, step 3), `any` whatever it says.
+    degraded: what becomes of a response without such a critique: it is skipped, or gets the indicative critique, or
+    fails the run. max_prompt_tokens: for a model behind an API counted by the policy's tokenizer.
+    responses: which ones of a group that passes the gate get a critique.
+    """
 
     __pydantic_config__: ClassVar = FORBID
-    kind: Literal["indicative", "indicative_gt"] = "indicative_gt"
+    kind: str = "indicative_gt"
     responses: Literal["all", "wrong"] = "all"
+    with_solution: bool = False
+    with_ground_truth: bool = False
+    attempts: int = 3
+    keep: Literal["agreeing", "any"] = "agreeing"
+    degraded: Literal["skip", "indicative", "fail"] = "skip"
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_prompt_tokens: int = 9216
+    max_critique_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        kind = critique_kind(self.kind)
+        may_show = kind.may_show if isinstance(kind, ModelKind) else frozenset()
+        for shown in ("solution", "ground_truth"):
+            if getattr(self, f"with_{shown}") and shown not in may_show:
+                raise ValueError(f"with_{shown} means nothing to the kind {self.kind}: no prompt of it shows that")
+        at_least(self, 1, "attempts", "max_prompt_tokens", "max_critique_tokens")
+        at_least(self, 0, "temperature")
+        fraction(self, "top_p")
+
+    @staticmethod
+    def key_additions(values: dict[str, Any]) -> dict[str, Any]:
+        """Return what else belongs into a stage key: the version of the kind's wording."""
+        return {"kind_version": critique_kind(values["kind"]).version}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

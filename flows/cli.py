@@ -10,6 +10,7 @@ import typer
 
 from cgrpo_core.errors import UserError
 from flows import cli_ask, cli_check, cli_history, cli_proof, cli_run
+from flows.cli_critique import critique_cost
 from flows.terminal import fail
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 # In the order of --help.
 COMMANDS = (
     *(cli_run.run, cli_run.resume, cli_run.plan, cli_run.model, cli_run.status),
+    critique_cost,
     *(cli_history.rerun, cli_history.fork, cli_history.explain, cli_history.diff, cli_history.gc),
     *(cli_proof.audit, cli_proof.replay, cli_proof.regrade),
     *(cli_ask.sql, cli_run.serve, cli_run.ui, cli_run.engines, cli_ask.golden),

@@ -10,17 +10,20 @@ from flows.secrets import refuse_secrets
 Overlay = dict[str, Any]
 
 
-def overlay(base: Overlay, top: Overlay) -> Overlay:
-    """Return `base` with `top` laid over it: mappings merge, anything else replaces, as does a leaf of another kind."""
+def overlay(base: Overlay, top: Overlay, by_kind: bool = True) -> Overlay:
+    """Return `base` with `top` laid over it: mappings merge, anything else replaces, as does a leaf of another kind.
+
+    Blocks under `params` always merge: there another kind has the same fields. by_kind: whether kinds replace.
+    """
     result = dict(base)
     for key, value in top.items():
         below = result.get(key)
         if (
             isinstance(value, dict)
             and isinstance(below, dict)
-            and value.get("kind", below.get("kind")) == below.get("kind")
+            and (not by_kind or value.get("kind", below.get("kind")) == below.get("kind"))
         ):
-            value = overlay(below, value)
+            value = overlay(below, value, by_kind and key != "params")
         result[key] = value
     return result
 
@@ -39,7 +42,7 @@ def parse_setting(setting: str) -> Overlay:
             f"--set {setting!r}: the value is not valid YAML", "quote it, or write null, true, 4, 1.0e-6"
         ) from None
     refuse_secrets({parts[-1]: value}, "--set")
-    value = _number(text) if isinstance(value, str) else value
+    value = _number(text, value) if isinstance(value, str) else value
     if parts[0] not in ("inputs", "engines", "params", "gates"):
         parts = ["params", *parts]
     for part in reversed(parts):
@@ -47,9 +50,9 @@ def parse_setting(setting: str) -> Overlay:
     return value  # type: ignore[no-any-return]
 
 
-def _number(text: str) -> Any:
+def _number(text: str, value: str) -> Any:
     """YAML 1.1 reads 1e-5 (no dot) as text; a user means the number."""
     try:
-        return float(text) if any(mark in text for mark in "eE") else text
+        return float(text) if any(mark in text for mark in "eE") else value
     except ValueError:
-        return text
+        return value

@@ -10,6 +10,7 @@ from typing import Any
 
 from cgrpo_core.errors import UserError
 from cgrpo_core.params import BLOCKS, key_values
+from flows.engine_checks import check_engines
 from flows.spec import Spec, Stage
 from flows.spec_errors import nearest
 from storage.keys import stage_ingredients, stage_key
@@ -20,6 +21,7 @@ from tasks.versions import STAGE_VERSIONS
 # Engine options that change what comes out; all others only resize or relocate.
 RESULT_OPTIONS = ("dtype",)
 REPLACEMENT = "tasks.dataset:replace_equal_groups"
+REMOTE_OPTIONS = ("model", "request")
 
 SECTIONS: tuple[Section, ...] = ("setup", "explore", "learn")
 Outputs = dict[str, tuple[InputRef, ...]]  # "stage.output" -> where it will be
@@ -83,6 +85,7 @@ def compile_plan(
         "graph": spec.graph.model_dump(by_alias=True),
         "order": {section: list(getattr(spec.graph, section)) for section in SECTIONS},  # JSON is kept with sorted keys
         "gates": {name: gate.model_dump() for name, gate in spec.gates.items()},
+        "prices": {name: price.model_dump() for name, price in spec.prices.items()},
         "base_dir": spec.base_dir,
     }
     return Plan(pipeline=spec.pipeline, config=config, stages=tuple(stages))
@@ -110,6 +113,7 @@ def check(spec: Spec) -> None:
             _known(f"engines.{stage.engine}.model", spec.engines[stage.engine].model, spec.inputs)
         if stage.every is not None:
             _every(spec, f"{where}.every", stage.every)
+    check_engines(spec)
     run = spec.params.run
     if run.prompts_per_iteration < run.chunks:
         raise UserError(
@@ -215,8 +219,12 @@ def _engine(scope: _Scope, stage: Stage) -> dict[str, Any] | None:
 
 
 def _result_options(engine: dict[str, Any]) -> dict[str, Any]:
+    """What of an engine changes results. Of an API: the model's name and what is sent along, not where it is served."""
+    if engine["kind"] == "openai":
+        return {"kind": "openai", **{name: engine["options"].get(name) for name in REMOTE_OPTIONS}}
     options = {name: engine["options"][name] for name in RESULT_OPTIONS if name in engine["options"]}
-    return {"kind": engine["kind"], "model": engine["model"]["identity"]["digest"], **options}
+    fixed = {"policy": "fixed"} if engine["policy"] == "fixed" else {}
+    return {"kind": engine["kind"], "model": engine["model"]["identity"]["digest"], **options, **fixed}
 
 
 def _carry_names(carried: Outputs) -> Outputs:

@@ -68,6 +68,7 @@ def resolve(
         **merged,
         "pipeline": pipeline,
         "graph": bind(graph, bindings, path),
+        "prices": raw.get("prices") or {},
         "base_dir": str(path.resolve().parent),
     }
     spec: Spec = _validate(Spec, values, where)

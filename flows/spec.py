@@ -78,10 +78,15 @@ Leaf = Annotated[
 
 
 class Engine(Strict):
-    """A Ray actor, or a group of them, that holds a policy. `model` names the input with its base weights."""
+    """A Ray actor, or a group of them, that holds a policy; or, of kind openai, a critique model behind an API.
 
-    kind: Literal["vllm", "deepspeed"]
+    `model` names the input with its base weights. `policy`: `carried` serves the policy that the stage is given,
+    `fixed` serves the base weights for ever, so that another model writes critiques or refinements.
+    """
+
+    kind: Literal["vllm", "deepspeed", "openai"]
     model: str = "base_model"
+    policy: Literal["carried", "fixed"] = "carried"
     replicas: int = Field(default=1, ge=1)
     resources: dict[str, float] = {}
     options: dict[str, Any] = {}
@@ -154,6 +159,13 @@ class Profile(Strict):
     gates: Overlay = {}
 
 
+class Price(Strict):
+    """What a model behind an API costs, in one currency for the whole table."""
+
+    prompt_per_million: float = Field(ge=0)
+    completion_per_million: float = Field(ge=0)
+
+
 class Declaration(Strict):
     """The whole of pipelines.yaml."""
 
@@ -165,6 +177,7 @@ class Declaration(Strict):
     gates: dict[str, Gate] = {}
     presets: dict[str, Preset] = {}
     profiles: dict[str, Profile] = {}
+    prices: dict[str, Price] = {}
 
 
 class Spec(Strict):
@@ -176,4 +189,5 @@ class Spec(Strict):
     params: Params
     graph: Pipeline
     gates: dict[str, Gate] = {}
+    prices: dict[str, Price] = {}
     base_dir: str  # relative paths of inputs start here

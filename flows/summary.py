@@ -32,6 +32,7 @@ def iteration_row(store: Store, stages: Iterable[StagePlan]) -> Row:
         found = [manifest for stage, manifest in manifests if stage.stage == name]
         if found:
             row[f"{name}_{key}"] = sum(manifest.counts.get(key, 0) for manifest in found)
+    row |= _critiques(manifests)
     row |= _advantage(manifests)
     row |= _sampling(manifests)
     for stage, manifest in manifests:
@@ -43,6 +44,19 @@ def iteration_row(store: Store, stages: Iterable[StagePlan]) -> Row:
     if manifests:
         row["seconds"] = round(max(m.ended_at for _, m in manifests) - min(m.started_at for _, m in manifests), 1)
     return row
+
+
+def _critiques(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
+    """Return how many critiques there are, how often a model was asked, and what degraded and why, where any did."""
+    found = [manifest.counts for stage, manifest in manifests if "Critique" in stage.outputs.values()]
+    totals: dict[str, int] = {}
+    for counts in found:
+        for name in sorted(counts):
+            if name == "critiques" or name.startswith("critiques_"):
+                totals[name] = totals.get(name, 0) + counts[name]
+            elif name == "attempts":
+                totals["critique_attempts"] = totals.get("critique_attempts", 0) + counts[name]
+    return {name: total for name, total in totals.items() if total or name == "critiques"}
 
 
 def _advantage(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
@@ -77,6 +91,9 @@ def _faults(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
         "status_error",
         "status_unparsable",
         "without_verdict",
+        "no_critique",
+        "prompts_cut",
+        "replies_without_token_count",
         "groups_dropped",
         "penalised",
         "without_solution",

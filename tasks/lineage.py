@@ -14,6 +14,7 @@ from storage.plans import StagePlan
 from storage.policies import complete
 from storage.schemas import RECORDS
 from tasks.models import model_weights_digest
+from tasks.policies import known_fixed_policy
 from tasks.recompute import stored_rows
 
 SAMPLED = {"Response", "Refinement", "EvalResult"}  # what a stage samples from a policy
@@ -81,7 +82,7 @@ def check_served(home: Path, stage: StagePlan) -> Iterator[Finding]:
     store, rows = Store(home), list[Any]()
     try:
         manifest = store.find(stage.key)
-        policy = stored_rows(store, stage, "policy")[0]
+        policy = _given(home, store, stage)
         for name, record in stage.outputs.items():
             rows += store.read(stage.key, name, RECORDS[record])
     except UserError as error:
@@ -92,6 +93,17 @@ def check_served(home: Path, stage: StagePlan) -> Iterator[Finding]:
         yield damage("served", stage.label, fault)
     if rows:
         yield from _served(stage, manifest, policy)
+
+
+def _given(home: Path, store: Store, stage: StagePlan) -> Policy:
+    """Return what the stage's sampler had to serve: the policy carried there, or the fixed model of its engine."""
+    if (stage.engine or {}).get("policy") != "fixed":
+        given: Policy = stored_rows(store, stage, "policy")[0]
+        return given
+    known = known_fixed_policy(home, (stage.engine or {})["model"])
+    if known is None:
+        raise UserError(f"the weights of the fixed model of {stage.label} are not known in this home")
+    return known
 
 
 def _served(stage: StagePlan, manifest: Manifest, policy: Policy) -> Iterator[Finding]:

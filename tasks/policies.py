@@ -4,6 +4,8 @@ Any engine may be killed at any time. A trainer gets the nearest checkpoint back
 since then; each replayed update must give the digest that was published, or the run stops.
 """
 
+import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from cgrpo_core.errors import UserError
 from cgrpo_core.params import LimitParams, LossParams, OptimizerParams, RolloutParams, build_block
 from cgrpo_core.records import Policy, TrainingSample
 from storage.artifacts import Manifest, Store
+from storage.durable import json_bytes, write_bytes
 from storage.policies import complete, damaged_files, publish_directory
 from tasks.engines.lease import lease_sampler, lease_trainer
 from tasks.engines.protocol import (
@@ -28,7 +31,7 @@ from tasks.engines.protocol import (
     Trainer,
     UpdateRequest,
 )
-from tasks.models import resolve_model
+from tasks.models import model_weights_digest, resolve_model
 from tasks.stage import StageContext
 
 
@@ -71,12 +74,60 @@ def model_directory(context: StageContext) -> Path:
     return resolve_model(engine_of(context)["model"], context.home, Path(context.base_dir))
 
 
+def model_of_engine(context: StageContext) -> str:
+    """Return what records call the model of the stage's engine: `policy`, or the engine's name if that is fixed."""
+    engine = engine_of(context)
+    return str(engine["name"]) if _is_fixed(engine) else "policy"
+
+
+def served_policy(context: StageContext, policy: Policy) -> Policy:
+    """Return what the stage's engine is to serve: the policy that was carried here, or version 0 of a fixed model."""
+    return fixed_policy(context) if _is_fixed(engine_of(context)) else policy
+
+
+def fixed_policy(context: StageContext) -> Policy:
+    """Return version 0 of the model of the stage's engine. Its weights are read for their digest once a home."""
+    model = engine_of(context)["model"]
+    known = known_fixed_policy(context.home, model)
+    if known is not None:
+        return known
+    path = _fixed_file(context.home, model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights_sha256 = model_weights_digest(model_directory(context))
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    write_bytes(part, json_bytes({"weights_sha256": weights_sha256, "model": model["identity"]}))
+    part.replace(path)
+    return _version_0(weights_sha256)
+
+
+def known_fixed_policy(home: Path, model: dict[str, Any]) -> Policy | None:
+    """Return version 0 of a fixed model, if its weights were read in this home before."""
+    path = _fixed_file(home, model)
+    return _version_0(json.loads(path.read_text())["weights_sha256"]) if path.is_file() else None
+
+
+def _fixed_file(home: Path, model: dict[str, Any]) -> Path:
+    return home / "engines" / f"fixed-{model['identity']['digest'][:20]}.json"
+
+
+def _version_0(weights_sha256: str) -> Policy:
+    return Policy(policy_version=0, parent=None, weights_sha256=weights_sha256, weights=None, checkpoint=None)
+
+
+def _is_fixed(engine: dict[str, Any]) -> bool:
+    return engine.get("policy") == "fixed"
+
+
 def sample_with(
     context: StageContext, policy: Policy, requests: Sequence[SampleRequest], settings: SamplingSettings
 ) -> Sampled:
-    """Sample the requests from exactly this policy; nothing is asked of the engine when there are none."""
+    """Sample the requests from exactly this policy, or from the fixed model of the engine, at its version 0.
+
+    Nothing is asked of the engine when there are no requests.
+    """
     if not requests:
         return Sampled(completions=[], metrics={"prompt_tokens": 0, "completion_tokens": 0, "sampling_seconds": 0.0})
+    policy = served_policy(context, policy)
     began = time.monotonic()
     sampler = lease_sampler(
         context.home, engine_of(context), model_directory(context), policy, weights_rebuilder(context)

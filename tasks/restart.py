@@ -3,12 +3,9 @@
 from functools import partial
 
 from cgrpo_core.ids import make_id
-from cgrpo_core.prompts import refinement_messages
-from cgrpo_core.records import Critique, Response
 from cgrpo_core.restarts import restart_place, tokens_before
 from tasks.engines.protocol import SampleRequest
 from tasks.refine_requests import Attempt, Attempts, Material
-from tasks.tokenizer import render
 
 
 def from_named_step(material: Material) -> Attempts:
@@ -25,17 +22,17 @@ def from_named_step(material: Material) -> Attempts:
         if restart == "unnamed":
             found.count("restarts_unnamed")
         if place is None:
-            found.count("restarts_skipped")
+            found.skip(material, critique, "restarts_skipped")
             continue
         kept = tokens_before(response.token_ids, place, decode) if place else 0
-        attempt = _prompt(material, response, critique, kept)
-        if len(attempt) > material.params.max_prompt_tokens:
-            found.count("too_long")
+        prompt = material.prompt(critique, reserved_tokens=kept)
+        if prompt is None:
+            found.skip(material, critique, "too_long")
             continue
         for index in range(material.params.per_response):
             request = SampleRequest(
                 request_id=make_id("f", material.context.key, critique.critique_id, index),
-                prompt_token_ids=attempt,
+                prompt_token_ids=(*prompt.token_ids, *response.token_ids[:kept]),
                 seed=material.seed(response, response.index, index),
             )
             found.attempts.append(
@@ -47,13 +44,7 @@ def from_named_step(material: Material) -> Attempts:
                     kept_tokens=kept,
                     kept_text=decode(response.token_ids[:kept]),
                     restart=restart,
+                    cut_tokens=prompt.cut_tokens,
                 )
             )
     return found
-
-
-def _prompt(material: Material, response: Response, critique: Critique, kept: int) -> tuple[int, ...]:
-    question = material.questions[response.problem_id]
-    messages = refinement_messages(question, response.text, critique.text, material.template)
-    _, token_ids = render(material.tokenizer, messages)
-    return (*token_ids, *response.token_ids[:kept])

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from cgrpo_core.errors import UserError
+from cgrpo_core.prompt_bounds import TokenMap, plain_quote
 from cgrpo_core.prompts import Message
 
 
@@ -35,3 +36,23 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[int]]
     """
     text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     return text, list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def token_map(tokenizer: Any) -> TokenMap:
+    """Return the tokenizer as the functions that cgrpo_core bounds prompts with."""
+    return TokenMap(
+        render=lambda messages: render(tokenizer, messages)[1],
+        encode=lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        decode=lambda token_ids: str(tokenizer.decode(list(token_ids), skip_special_tokens=False)),
+    )
+
+
+def quotable(tokenizer: Any, text: str) -> str:
+    """Return a model's text as a prompt may quote it: without whole special tokens of this tokenizer."""
+    return plain_quote(text, special_tokens(tokenizer))
+
+
+def special_tokens(tokenizer: Any) -> frozenset[str]:
+    """Return every text that the tokenizer reads as one special token."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return frozenset(added | set(tokenizer.all_special_tokens))

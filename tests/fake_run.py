@@ -19,7 +19,7 @@ from tasks.stage import BODIES, StageContext, _publish
 
 ROOT = Path(__file__).parents[1]
 SETS = (
-    *("run.iterations=2", "run.prompts_per_iteration=4", "run.chunks=2", "rollout.group_size=3", "run.seed=41"),
+    *("run.iterations=2", "run.prompts_per_iteration=4", "run.chunks=2", "rollout.group_size=3", "run.seed=42"),
     *("evaluate.every=2", "checkpoint.every=1"),
 )
 

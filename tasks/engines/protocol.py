@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from cgrpo_core.errors import UserError
 from cgrpo_core.params import LossParams, OptimizerParams
+from cgrpo_core.prompts import Message
 from cgrpo_core.records import FinishReason, TrainingSample, UpdateStatus
 
 
@@ -158,3 +159,39 @@ class Trainer(Protocol):
 
     def peak_memory(self) -> dict[str, int]:
         """Return the most that one of its processes has used so far, as memory.peak_memory names it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CritiqueRequest:
+    """One critique to write. `attempt` counts from 1; the seed is for engines that take one."""
+
+    request_id: str
+    messages: tuple[Message, ...]
+    prompt_token_ids: tuple[int, ...]  # the messages as the tokenizer of an engine of ours renders them
+    attempt: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CritiqueReply:
+    """What a critique model answered, or why there is no answer: then `fault` says so, and `text` is empty.
+
+    reply_id: of the content that was asked; requests with the same content share one reply, and its cost.
+    """
+
+    request_id: str
+    reply_id: str
+    text: str
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    latency_ms: float
+    fault: Literal["malformed", "refused", "unanswered"] | None = None
+    error: str | None = None
+
+
+class Critiquer(Protocol):
+    """Writes critiques: a model behind an API, or a sampler."""
+
+    def ask(self, requests: Sequence[CritiqueRequest]) -> list[CritiqueReply]:
+        """Return one reply a request, in their order. A server that fails is a fault of the reply, never an error."""

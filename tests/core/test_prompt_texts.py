@@ -1,6 +1,7 @@
 """Prompts and critiques are golden files: a change of wording is a change of the method, and shows up in review.
 
-After a change that is meant: raise the version in prompts.py or critiques.py, and edit the file that the test names.
+After a change that is meant: raise the version in prompts.py, and edit the file that the test names. Critiques have
+theirs in test_critique_texts.py.
 """
 
 from pathlib import Path
@@ -8,21 +9,14 @@ from typing import get_args
 
 import pytest
 
-from cgrpo_core.critiques import (
-    CRITIQUE_KINDS,
-    CRITIQUE_VERSIONS,
-    CritiqueKind,
-    indicative_critique,
-    indicative_gt_critique,
-)
-from cgrpo_core.params import CritiqueParams, RolloutParams
+from cgrpo_core.critique_kinds.indicative_gt import indicative_gt_critique
+from cgrpo_core.params import RolloutParams
 from cgrpo_core.prompts import TEMPLATE_VERSIONS, Message, Template, question_messages, refinement_messages
 
 GOLDEN = Path(__file__).parent.parent / "data" / "prompts"
 PROBLEM = "Ann has 3 boxes with {4} pens each.\nHow many pens is that?"
 ATTEMPT = "3 + 4 = 7, so \\boxed{7}."
 TEMPLATES: tuple[Template, ...] = get_args(Template)
-KINDS: tuple[CritiqueKind, ...] = get_args(CritiqueKind)
 
 
 def shown(messages: list[Message]) -> str:
@@ -40,13 +34,6 @@ def test_the_refinement_prompt_is_the_golden_one(template: Template) -> None:
     golden = GOLDEN / f"refinement_{template}_v{TEMPLATE_VERSIONS[template]}.txt"
     critique = indicative_gt_critique(False, "12")
     assert shown(refinement_messages(PROBLEM, ATTEMPT, critique, template)) == golden.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_critiques_are_the_golden_ones(kind: CritiqueKind) -> None:
-    golden = GOLDEN / f"critique_{kind}_v{CRITIQUE_VERSIONS[kind]}.txt"
-    write = CRITIQUE_KINDS[kind]
-    assert f"{write(True, '12')}\n{write(False, '12')}\n" == golden.read_text(encoding="utf-8")
 
 
 def test_the_boxed_question_asks_for_steps_and_a_box() -> None:
@@ -82,16 +69,5 @@ def test_a_prompt_with_a_hole_in_it_is_refused(template: Template) -> None:
         refinement_messages(PROBLEM, ATTEMPT, " ", template)
 
 
-def test_only_the_critique_with_ground_truth_reveals_it() -> None:
-    assert "12" not in indicative_critique(True) + indicative_critique(False)
-    assert indicative_gt_critique(True, "12").startswith(indicative_critique(True))
-    assert "12" in indicative_gt_critique(True, "12")
-    assert "12" in indicative_gt_critique(False, " 12 ")
-    with pytest.raises(ValueError, match="ground truth is blank"):
-        indicative_gt_critique(False, " ")
-
-
-def test_every_kind_and_template_that_can_be_asked_for_exists() -> None:
-    assert set(CRITIQUE_KINDS) == set(KINDS) == set(CRITIQUE_VERSIONS)
-    assert CritiqueParams().kind in CRITIQUE_KINDS
+def test_the_default_template_exists() -> None:
     assert RolloutParams().template in TEMPLATES

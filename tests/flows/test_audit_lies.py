@@ -155,7 +155,7 @@ def test_without_its_frozen_plan_a_run_is_damaged_and_nothing_else_is_claimed(tm
     fake_engines(monkeypatch)
     fake_run(tmp_path, settings, until=0)
     path = tmp_path / "runs" / "one" / "plan.json"
-    path.write_text(path.read_text().replace('"seed": 41', '"seed": 42'))
+    path.write_text(path.read_text().replace('"seed": 42', '"seed": 43'))
     certificate = audit(tmp_path, "one", lambda message: None)
     assert not certificate.clean
     assert [row["subject"] for row in certificate.findings] == ["runs/one/plan.json"]

@@ -152,7 +152,7 @@ def test_only_inputs_that_some_stage_reads_are_identified() -> None:
         ("out: {responses: Response}", "out: {responses: Respons}", "Respons"),
         ("engine: sampler", "engine: samplr", "samplr"),
         ("every: evaluate.every", "every: evaluate.evry", "evaluate.evry"),
-        ("params: [critique, refine]", "params: [critiqe, refine]", "critiqe"),
+        ("params: [critique, refine, limits]", "params: [critiqe, refine, limits]", "critiqe"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:

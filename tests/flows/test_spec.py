@@ -85,6 +85,12 @@ def test_a_setting_that_is_no_setting_says_how_to_write_one() -> None:
             parse_setting(text)
 
 
+def test_quotes_around_a_value_are_not_part_of_it() -> None:
+    assert parse_setting("engines.critiquer.options.base_url='http://127.0.0.1:1/v1'") == {
+        "engines": {"critiquer": {"options": {"base_url": "http://127.0.0.1:1/v1"}}}
+    }
+
+
 def test_a_number_without_a_dot_is_a_number() -> None:
     assert spec("optimizer.lr=1e-5").params.optimizer.lr == 1e-5
 
@@ -114,6 +120,10 @@ def test_a_broken_file_is_a_message_not_a_traceback(tmp_path: Path, text: str) -
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         read_declaration(tmp_path / "none.yaml")
+
+
+def test_another_kind_of_critique_keeps_what_the_profile_says_of_lengths() -> None:
+    assert spec("critique.kind=indicative").params.critique.max_prompt_tokens == 384
 
 
 def test_another_kind_of_input_replaces_the_declared_one_whole() -> None:

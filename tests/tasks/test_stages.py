@@ -6,7 +6,15 @@ import pytest
 from stage_calls import call, problem, prompt, refinement, response, verdict
 
 from cgrpo_core.errors import UserError
-from cgrpo_core.params import AdvantageParams, CritiqueParams, RefineParams, RolloutParams, SelectParams, VerifyParams
+from cgrpo_core.params import (
+    AdvantageParams,
+    CritiqueParams,
+    LimitParams,
+    RefineParams,
+    RolloutParams,
+    SelectParams,
+    VerifyParams,
+)
 from cgrpo_core.records import SelectedRefinement, Solution
 
 CRITIQUE = "tasks.critique:write_critiques"
@@ -21,9 +29,12 @@ def critiques(tmp_path, rewards: dict[str, dict[str, float | None]], gate: str =
         tmp_path,
         CritiqueParams(kind="indicative_gt"),
         RefineParams(gate=gate),
+        LimitParams(),
         responses=responses,
         verdicts=verdicts,
         problems=[problem()],
+        policy=[],
+        model={},
     )
 
 
@@ -49,6 +60,8 @@ def test_right_responses_can_be_left_without_a_critique(tmp_path):
         responses=[response("a"), response("b")],
         verdicts=[verdict("a", 1.0), verdict("b", 0.0)],
         problems=[problem()],
+        policy=[],
+        model={},
     )
     assert [row.response_id for row in done.tables["critiques"]] == ["b"]
 
@@ -163,4 +176,4 @@ def test_an_answer_that_hangs_the_verifier_costs_its_own_timeout_and_is_no_rewar
 
 def test_a_stage_that_reads_a_block_it_does_not_declare_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not declare"):
-        call(CRITIQUE, tmp_path, CritiqueParams(), responses=[], verdicts=[], problems=[])
+        call(CRITIQUE, tmp_path, CritiqueParams(), responses=[], verdicts=[], problems=[], policy=[], model={})

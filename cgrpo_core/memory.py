@@ -52,10 +52,12 @@ def trainer_memory(
     micro_batch_tokens: int,
     chunk_tokens: int,
     gradient_checkpointing: bool,
+    with_reference: bool = False,
 ) -> dict[str, int]:
     """Return what one rank of a trainer needs: ZeRO 1 splits optimizer state over ranks, 2 gradients, 3 weights too.
 
-    From stage 1 on the float32 weights that the optimizer steps are a copy of their own.
+    From stage 1 on the float32 weights that the optimizer steps are a copy of their own. A reference policy (of a KL
+    term) is whole on every rank.
     """
     size = BYTES[dtype]
     split = [world_size if zero_stage >= stage else 1 for stage in (1, 2, 3)]
@@ -67,6 +69,7 @@ def trainer_memory(
         "activations": _activations(shape, size, micro_batch_tokens, gradient_checkpointing),
         "logits": min(chunk_tokens, micro_batch_tokens) * shape.vocabulary * 4 * LOGIT_COPIES,
         "runtime": TRAINER_RUNTIME_BYTES,
+        **({"reference": size * shape.parameters} if with_reference else {}),
     }
 
 

@@ -118,6 +118,7 @@ def _trainer(shape: Any, declaration: dict[str, Any], params: dict[str, Any]) ->
         micro_batch_tokens=max(row, optimizer["tokens_per_micro_batch"]),
         chunk_tokens=options.chunk_tokens,
         gradient_checkpointing=options.gradient_checkpointing,
+        with_reference=params["loss"]["kl_coef"] > 0,
     )
 
 

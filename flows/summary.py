@@ -23,13 +23,14 @@ def iteration_row(store: Store, stages: Iterable[StagePlan]) -> Row:
     """Return the figures of one iteration; what no stage measured is left out."""
     manifests = [(stage, manifest) for stage in stages if (manifest := store.find(stage.key)) is not None]
     row: Row = {}
-    for name, key in (
-        ("rollout", "responses"),
-        ("verify", "correct"),
-        ("refine", "refinements"),
-        ("verify_refinements", "correct"),
+    for task, name, key in (
+        ("tasks.rollout:sample_responses", "rollout", "responses"),
+        ("tasks.verify:verify_responses", "verify", "correct"),
+        ("tasks.refine:sample_refinements", "refine", "refinements"),
+        ("tasks.verify:verify_refinements", "verify_refinements", "correct"),
     ):
-        found = [manifest for stage, manifest in manifests if stage.stage == name]
+        # By task: a graph may have several stages of one, as where groups are sampled again.
+        found = [manifest for stage, manifest in manifests if stage.task == task]
         if found:
             row[f"{name}_{key}"] = sum(manifest.counts.get(key, 0) for manifest in found)
     row |= _critiques(manifests)

@@ -7,7 +7,7 @@ import torch
 from tiny_model import build_tiny_model
 from training_samples import build_request, build_samples, without_advantage
 
-from cgrpo_core.aggregation import Denominators
+from cgrpo_core.aggregation import Denominators, denominators
 from cgrpo_core.loss_rows import LossRows
 from cgrpo_core.losses import policy_loss
 from cgrpo_core.params import LossParams
@@ -143,3 +143,42 @@ def test_a_model_with_more_than_a_head_behind_its_hidden_states_is_refused(tmp_p
     monkeypatch.setattr(LlamaForCausalLM, "forward", scaled)
     with pytest.raises(UserError, match="logits"):
         load_policy_module(str(directory), dtype=torch.float32, chunk_tokens=7, gradient_checkpointing=False)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossParams(),
+        LossParams(kind="grpo", aggregate="token_mean", clip_high=0.28),
+        LossParams(kind="grpo", ratio="sequence", aggregate="sequence_mean", clip_low=3e-4, clip_high=4e-4),
+        LossParams(ratio="cispo", clip_low=None, clip_high=4.0, entropy_coef=0.1, entropy_aggregate="token_mean"),
+    ],
+    ids=["paper", "token_mean", "sequence", "cispo"],
+)
+def test_the_gradients_of_all_ranks_add_up_to_the_same_whatever_their_number(module, loss):
+    from tasks.engines.update_steps import Split, plan_mini_batches
+
+    def gradient(world_size, tokens):
+        module.zero_grad()
+        request = replace(build_request(build_samples(), tokens_per_micro_batch=tokens), loss=loss)
+        for rank in range(world_size):
+            (step,) = plan_mini_batches(request, Split(rank=rank, world_size=world_size, packed_tokens=0))
+            for packs in step.micro_batches:
+                batch = build_micro_batch(packs, CPU)
+                logprobs, entropy = module(*batch.inputs(), 1.0, True)[:2]
+                rows = LossRows(
+                    logprobs=logprobs,
+                    old_logprobs=logprobs.detach(),
+                    entropy=entropy,
+                    advantages=batch.advantages,
+                    weights=batch.weights,
+                    off_policy=batch.off_policy,
+                    mask=batch.mask,
+                )
+                policy_loss(rows, loss, denominators(loss, step.size)).loss.backward()
+        return torch.cat([p.grad.flatten() for p in module.parameters()])
+
+    whole = gradient(1, 1000)
+    assert whole.norm() > 1e-4
+    for world_size, tokens in ((2, 60), (3, 30), (9, 1000)):
+        torch.testing.assert_close(gradient(world_size, tokens), whole, atol=1e-6, rtol=1e-4)

@@ -26,6 +26,10 @@ def describe(error: ValidationError, model: type[BaseModel], where: str) -> tupl
         if item["type"] in UNKNOWN:
             lines.append(f"{where}: unknown key {path} (value {value})")
             hints.append(f"{path}: {nearest(str(item['loc'][-1]), _known_keys(model, item['loc']))}")
+        elif item["type"] == "value_error":  # of a block's own check, whose reason names the keys and their values
+            lines.append(f"{where}: {path}: {str(item['msg']).removeprefix('Value error, ')}")
+            block = path.removeprefix("params").removeprefix(".")
+            hints.append(f"change it in the file, or with --set {block + '.' if block else ''}KEY=VALUE")
         else:
             lines.append(f"{where}: {path} = {value}: {item['msg']}")
             hints.append(f"{path}: {_expectation(item)}")

@@ -79,6 +79,21 @@ def test_a_wrong_value_is_refused_with_its_path(setting: str) -> None:
     assert setting.split(".")[0].split("=")[0] in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("setting", "message", "hint"),
+    [
+        ("loss.ratio=none", "params.loss: clip_low and clip_high must be null with ratio none", "--set loss.KEY=VALUE"),
+        ("advantage.weights=equal", "params: advantage.weights equal goes with", "--set KEY=VALUE"),
+    ],
+)
+def test_a_combination_that_means_nothing_is_refused_by_its_reason(setting: str, message: str, hint: str) -> None:
+    with pytest.raises(UserError) as caught:
+        spec(setting)
+    assert message in caught.value.message
+    assert "Value error" not in caught.value.message
+    assert hint in caught.value.hint
+
+
 def test_a_setting_that_is_no_setting_says_how_to_write_one() -> None:
     for text in ("group_size", "=4", "a..b=4", "rollout.group_size"):
         with pytest.raises(UserError, match="key=value"):

@@ -70,9 +70,11 @@ def run_stage(home: Path, stage: StagePlan, base_dir: str) -> None:
     _publish(BODIES[stage.task], StageContext(stage, home, Store(home), base_dir))
 
 
-def fake_run(home: Path, sets: list[str], name: str = "one", until: int | None = None) -> Plan:
+def fake_run(
+    home: Path, sets: list[str], name: str = "one", until: int | None = None, pipeline: str = "critique-grpo"
+) -> Plan:
     """Carry out a run under fake engines, all of it or `until` an iteration; then it was killed there."""
-    plan = plan_of(sets)
+    plan = plan_of(sets, pipeline)
     create_run(home, name=name, plan=plan, options={"file": str(ROOT / "pipelines.yaml"), "profile": "cpu"})
     with RunLock(home, name):
         number = start_attempt(home, name)

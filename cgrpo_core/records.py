@@ -211,7 +211,7 @@ class TrainingSample:
     sampling_logprobs: tuple[float, ...]
     reward: float  # the verifier's, whatever is learnt from it
     advantage: float
-    weight: float  # factor of this row's token losses; adds up to 1 over the rows of each origin, or of the group
+    weight: float  # factor of its token losses; adds up to 1 over each origin, or the group; or 1 for every row
     context_token_ids: tuple[int, ...] = ()
     penalty: float = 0.0  # for length (DAPO), 0 or below; added to the reward before the baseline is taken
 

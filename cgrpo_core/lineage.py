@@ -29,7 +29,8 @@ def sample_faults(
         if source is None:
             faults.append(f"{sample.sample_id} is no {sample.origin} that was sampled")
             continue
-        if sample.token_ids != source.token_ids or sample.sampling_logprobs != source.sampling_logprobs:
+        given = len(source.token_ids) - len(sample.token_ids)  # tokens of it that are given, not trained (restarts)
+        if sample.token_ids != source.token_ids[given:] or sample.sampling_logprobs != source.sampling_logprobs[given:]:
             faults.append(f"{sample.sample_id} has other token ids or log-probs than the {sample.origin}")
         if sample.group_id != source.group_id or not _follows(sample, prompt_of, sampled, source):
             faults.append(f"{sample.sample_id} has another prompt than its question's")
@@ -42,15 +43,16 @@ def _follows(
     sampled: Mapping[tuple[str, str], Response | Refinement],
     source: Response | Refinement,
 ) -> bool:
-    """Tell whether a sample's prompt is its question's, and the start of the response that was restarted, if any."""
+    """Tell whether a sample's prompt is its question's, with no more behind it than the start of the response that was
+    restarted, which is given to the rows of both."""
     question = prompt_of.get(sample.group_id)
     if question is None or sample.prompt_token_ids[: len(question)] != question:
         return False
     kept = sample.prompt_token_ids[len(question) :]
     restarted = sampled.get(("response", source.response_id))
-    if not kept or isinstance(source, Response):
-        return not kept
-    return restarted is not None and restarted.token_ids[: len(kept)] == kept
+    if isinstance(source, Response) and len(kept) != len(source.token_ids) - len(sample.token_ids):
+        return False
+    return not kept or (restarted is not None and restarted.token_ids[: len(kept)] == kept)
 
 
 def policy_faults(child: Policy, parent: Policy | None, parent_key: str | None) -> list[str]:

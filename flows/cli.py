@@ -26,7 +26,7 @@ COMMANDS = (
     *(cli_run.run, cli_run.resume, cli_run.plan, cli_run.model, cli_run.status),
     critique_cost,
     *(cli_history.rerun, cli_history.fork, cli_history.explain, cli_history.diff, cli_history.gc),
-    *(cli_proof.audit, cli_proof.replay, cli_proof.regrade),
+    *(cli_proof.audit, cli_proof.replay, cli_proof.regrade, cli_proof.counterfactual),
     *(cli_ask.sql, cli_run.serve, cli_run.ui, cli_run.engines, cli_ask.golden),
     *(cli_check.verifier, cli_check.decontaminate),
 )

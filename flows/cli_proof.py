@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.terminal import JsonOption, RunArgument, SetOption
+from flows.terminal import DECLARATION, FileOption, JsonOption, RunArgument, SetOption
 
 
 def audit(
@@ -53,3 +53,20 @@ def regrade(
 
     home = data_home()
     print_regrade(home, open_run(home, run).name, verifier=verifier, sets=set_, as_json=as_json)
+
+
+def counterfactual(
+    run: Annotated[str, typer.Argument(metavar="RUN@ITERATION", help="A run, and the iteration of its batch.")],
+    preset: Annotated[str, typer.Option("--preset", help="Presets whose losses are compared, as grpo,dr_grpo.")],
+    samples: Annotated[
+        int, typer.Option("--samples", min=0, help="How many rows, the weightiest, are taken alone under each loss.")
+    ] = 8,
+    file: FileOption = DECLARATION,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare what several losses would make of one stored batch: loss, gradient norm, cosines, and each row's part."""
+    from flows.counterfactual import print_counterfactual
+    from flows.home import data_home
+
+    presets = list(dict.fromkeys(name.strip() for name in preset.split(",") if name.strip()))
+    print_counterfactual(data_home(), run, presets=presets, rows=samples, file=file, as_json=as_json)

@@ -5,9 +5,9 @@ and the caller starts a new trainer from a stored checkpoint.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cgrpo_core.errors import UserError
 from tasks.engines.actors import GRACE_SECONDS, INFO, NAMESPACE, answer, call_all, find_actor, stop_actors
@@ -16,6 +16,9 @@ from tasks.engines.faults import EngineLost
 from tasks.engines.memory import largest
 from tasks.engines.protocol import PolicyRef, UpdateReport, UpdateRequest
 from tasks.engines.trainer_rank import TrainerOptions, TrainerRank
+
+if TYPE_CHECKING:
+    from tasks.engines.gradients import GradientReport
 
 CPU_THREADS = 2  # shared among the ranks of a trainer without a GPU, unless options.num_threads says otherwise
 
@@ -50,6 +53,15 @@ class DeepSpeedTrainer:
         import ray
 
         report: UpdateReport = self._call("update", ray.put(request), expect)
+        return report
+
+    def gradients(
+        self, requests: Mapping[str, UpdateRequest], rows: Sequence[str], expect: PolicyRef
+    ) -> "GradientReport":
+        """Return what each loss makes of its batch at the policy held (gradients.py); no step is taken."""
+        import ray
+
+        report: GradientReport = self._call("gradients", ray.put(dict(requests)), list(rows), expect)
         return report
 
     def export_weights(self, directory: str, expect: PolicyRef) -> None:

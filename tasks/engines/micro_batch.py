@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cgrpo_core.loss_rows import LossRows
 from cgrpo_core.records import TrainingSample
 
 Pack = tuple[TrainingSample, ...]  # rows with one prompt, computed in one sequence
@@ -89,6 +90,31 @@ def build_micro_batch(packs: Sequence[Pack], device: torch.device) -> MicroBatch
         advantages=torch.tensor([s.advantage for s in samples], dtype=torch.float32, device=device),
         weights=torch.tensor([s.weight for s in samples], dtype=torch.float32, device=device),
         off_policy=torch.tensor([s.origin != "response" for s in samples], device=device),
+    )
+
+
+def loss_rows(
+    batch: MicroBatch,
+    logprobs: Tensor,
+    old: Tensor,
+    entropy: Tensor | None,
+    ref: Tensor | None,
+    context: Tensor | None,
+    divergences: Tensor | None,
+) -> LossRows:
+    """Return what the loss sees of a micro-batch; tensors [B, T]."""
+    return LossRows(
+        logprobs=logprobs,
+        old_logprobs=old,
+        advantages=batch.advantages,
+        weights=batch.weights,
+        off_policy=batch.off_policy,
+        mask=batch.mask,
+        entropy=entropy,
+        sampling_logprobs=batch.sampling_logprobs,
+        ref_logprobs=ref,
+        context_logprobs=context,
+        divergences=divergences,
     )
 
 

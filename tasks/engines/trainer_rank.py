@@ -6,6 +6,7 @@ Heavy imports wait until a method runs: the driver imports this file to start th
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +17,7 @@ from tasks.engines.memory import peak_memory
 from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch, PolicyRef, UpdateReport, UpdateRequest
 
 if TYPE_CHECKING:
+    from tasks.engines.gradients import GradientReport
     from tasks.engines.policy_module import PolicyModule
     from tasks.engines.trainer_checkpoint import TrainerState
     from tasks.engines.update_steps import UpdateSums
@@ -138,6 +140,24 @@ class TrainerRank:
         self._learning_rate = request.optimizer.lr
         trained = sum(is_trained(sample, request.loss) for sample in request.samples)
         return self._report(result, request.loss, trained, time.perf_counter() - started)
+
+    def gradients(self, requests: dict[str, UpdateRequest], rows: Sequence[str], expect: PolicyRef) -> "GradientReport":
+        """Return what each loss makes of its batch, without a step (collective). Raises PolicyMismatch."""
+        from tasks.engines.gradients import GradientReport, measure_gradients
+        from tasks.engines.update_steps import Split
+
+        engine = self._expect(expect)
+        split = Split(rank=self._rank, world_size=self._world_size, packed_tokens=self._options.packed_tokens)
+        self._held = None  # should it fail half-way, gradients are left over
+        penalised = [request.loss for request in requests.values() if request.loss.kl_coef]
+        if penalised:
+            self._hold_reference(engine, penalised[0])
+        losses, cosines = measure_gradients(engine, requests, rows, split)
+        after = self._compute_digest()
+        if after != self._digest:
+            raise RuntimeError(f"measuring gradients changed the weights from {self._digest[:12]} to {after[:12]}")
+        self._held = expect
+        return GradientReport(losses=tuple(losses), cosines=cosines, weights_before=self._digest, weights_after=after)
 
     def export_weights(self, directory: str, expect: PolicyRef) -> None:
         """Write the weights in Hugging Face format (collective; rank 0 writes)."""

@@ -16,12 +16,11 @@ from cgrpo_core.aggregation import Denominators, StepSize, denominators, step_si
 from cgrpo_core.batching import assign_to_ranks, split_micro_batches, split_mini_batches
 from cgrpo_core.logprobs import Pull
 from cgrpo_core.loss_pull import loss_pull
-from cgrpo_core.loss_rows import LossRows
 from cgrpo_core.losses import SUM_NAMES, policy_loss
 from cgrpo_core.params import LossParams
 from cgrpo_core.records import TrainingSample
 from tasks.engines.contexts import context_of, forward_with_gradient
-from tasks.engines.micro_batch import MicroBatch, Pack, build_micro_batch, pack_by_prompt, pack_length
+from tasks.engines.micro_batch import MicroBatch, Pack, build_micro_batch, loss_rows, pack_by_prompt, pack_length
 from tasks.engines.protocol import LogprobGapExceeded, UpdateRequest
 from tasks.engines.zero import ZeroEngine
 
@@ -129,22 +128,28 @@ def plan_mini_batches(request: UpdateRequest, split: Split) -> list[MiniBatch]:
     samples = request.samples
     planned = []
     for rows in split_mini_batches([s.group_id for s in samples], request.optimizer.mini_batch_prompts):
-        size = step_size(
-            [len(samples[row].token_ids) for row in rows],
-            [samples[row].weight for row in rows],
-            prompts=len({samples[row].group_id for row in rows}),
-            max_response_tokens=request.max_response_tokens,
-        )
+        size = size_of([samples[row] for row in rows], request)
         trained = [samples[row] for row in rows if is_trained(samples[row], request.loss)]
         if trained:
-            micro_batches = _micro_batches_of_rank(trained, request, split)
+            micro_batches = micro_batches_of_rank(trained, request, split)
             planned.append(MiniBatch(size=size, micro_batches=micro_batches))
     return planned
 
 
-def _micro_batches_of_rank(
+def size_of(rows: Sequence[TrainingSample], request: UpdateRequest) -> StepSize:
+    """Return the size of an optimizer step over these rows."""
+    return step_size(
+        [len(row.token_ids) for row in rows],
+        [row.weight for row in rows],
+        prompts=len({row.group_id for row in rows}),
+        max_response_tokens=request.max_response_tokens,
+    )
+
+
+def micro_batches_of_rank(
     samples: Sequence[TrainingSample], request: UpdateRequest, split: Split
 ) -> tuple[tuple[Pack, ...], ...]:
+    """Return the micro-batches of one rank, as many as every other has; some may be empty."""
     packs = pack_by_prompt(samples, split.packed_tokens)
     lengths = [pack_length(pack) for pack in packs]
     micro_batches = split_micro_batches(lengths, request.optimizer.tokens_per_micro_batch)
@@ -172,7 +177,7 @@ def take_steps(engine: ZeroEngine, request: UpdateRequest, split: Split) -> Upda
         result.gap = gap.over_ranks(engine.device)
         result.gap.check(request.logprob_gap_max)
     for batch, measured in zip(mini_batches, before, strict=True):
-        sums = _accumulate(engine, request, batch, measured, gap)
+        sums = accumulate(engine, request, batch, measured, gap)
         if measured_with_gradient:
             result.gap = _checked_or_dropped(engine, gap, request.logprob_gap_max)
         _finish_step(result, sums, engine.step())
@@ -182,7 +187,7 @@ def take_steps(engine: ZeroEngine, request: UpdateRequest, split: Split) -> Upda
 def _probe(request: UpdateRequest, split: Split) -> tuple[tuple[Pack, ...], ...]:
     """Return up to one micro-batch of response rows a rank, to measure the gap on when no response is trained."""
     responses = [s for s in request.samples if s.origin == "response"]
-    return _micro_batches_of_rank(responses, request, split)[:1] if responses else ()
+    return micro_batches_of_rank(responses, request, split)[:1] if responses else ()
 
 
 def _measure(
@@ -199,7 +204,7 @@ def _measure(
     return measured
 
 
-def _accumulate(
+def accumulate(
     engine: ZeroEngine,
     request: UpdateRequest,
     mini_batch: MiniBatch,
@@ -219,19 +224,8 @@ def _accumulate(
         logprobs, entropy, divergences = forward_with_gradient(engine, request, packs, batch, pull)
         if measured is None:
             gap.add(batch, logprobs)
-        rows = LossRows(
-            logprobs=logprobs,
-            old_logprobs=measured.old if measured else logprobs.detach(),
-            advantages=batch.advantages,
-            weights=batch.weights,
-            off_policy=batch.off_policy,
-            mask=batch.mask,
-            entropy=entropy,
-            sampling_logprobs=batch.sampling_logprobs,
-            ref_logprobs=ref,
-            context_logprobs=context,
-            divergences=divergences,
-        )
+        old = measured.old if measured else logprobs.detach()
+        rows = loss_rows(batch, logprobs, old, entropy, ref, context, divergences)
         terms = policy_loss(rows, request.loss, divide_by)
         engine.accumulate(terms.loss, last=index == final)
         for name, value in terms.sums.items():

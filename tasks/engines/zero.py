@@ -182,6 +182,17 @@ class ZeroEngine:
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero_stage == 3):
                 yield name, parameter.data
 
+    def named_gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (exported name, full gradient added up since the last step, mean over ranks), after a last share.
+
+        Collective. A parameter that no row reached has a gradient of zero.
+        """
+        from deepspeed.utils import safe_get_full_grad
+
+        for name, parameter in self._named_parameters():
+            gradient = parameter.grad if self.zero_stage == 0 else safe_get_full_grad(parameter)
+            yield name, torch.zeros_like(parameter.data) if gradient is None else gradient
+
     def named_masters(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (exported name, full float32 tensor that the optimizer steps on) (collective)."""
         from deepspeed.utils import safe_get_full_fp32_param

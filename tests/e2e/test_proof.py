@@ -50,3 +50,22 @@ def test_judging_again_by_the_same_verifier_changes_nothing_and_starts_no_engine
     found = json.loads(done.stdout)
     assert found["judged"] > 50
     assert (found["flips"], found["updates_affected"]) == ([], [])
+
+
+def test_losses_are_compared_on_a_stored_batch_without_a_step(proved):
+    before = proved.status("proved")
+    done = proved.call("counterfactual", "proved@2", "--preset", "paper_v6,grpo,gspo", "--samples", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["weights_before"] == found["weights_after"]
+    losses = {loss["name"]: loss for loss in found["losses"]}
+    assert list(losses) == ["run", "paper_v6", "grpo", "gspo"]
+    update = proved.sql("select loss, grad_norm from updates where iteration = 2", "proved")[0]
+    for name in ("run", "paper_v6"):
+        assert losses[name]["loss"] == pytest.approx(update["loss"], abs=1e-7)
+        assert losses[name]["grad_norm"] == pytest.approx(update["grad_norm"], rel=1e-4)
+        assert len(losses[name]["row_pulls"]) <= 3
+        assert sum(losses[name]["row_losses"].values()) == pytest.approx(losses[name]["loss"], abs=1e-6)
+    assert found["cosines"]["run"]["paper_v6"] == pytest.approx(1.0, abs=1e-6)
+    assert found["cosines"]["run"]["grpo"] < 1.0
+    assert proved.status("proved") == before

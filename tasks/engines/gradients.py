@@ -16,6 +16,7 @@ from cgrpo_core.aggregation import denominators
 from cgrpo_core.counterfactual import dot, norm, pairwise_cosines
 from cgrpo_core.loss_rows import LossRows
 from cgrpo_core.losses import policy_loss
+from cgrpo_core.params import LossParams
 from cgrpo_core.records import Origin, TrainingSample
 from tasks.engines.contexts import context_of, forward_with_gradient
 from tasks.engines.micro_batch import build_micro_batch, loss_rows
@@ -77,6 +78,11 @@ def measure_gradients(
         found.append(measured)
         gradients.append(gradient)
     return found, pairwise_cosines(gradients) if split.rank == 0 else []
+
+
+def most_penalised(requests: dict[str, UpdateRequest]) -> LossParams:
+    """Return the loss of the largest KL term: the reference policy is needed if that one needs it."""
+    return max((request.loss for request in requests.values()), key=lambda loss: loss.kl_coef)
 
 
 def _measure(

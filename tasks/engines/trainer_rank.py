@@ -143,15 +143,13 @@ class TrainerRank:
 
     def gradients(self, requests: dict[str, UpdateRequest], rows: Sequence[str], expect: PolicyRef) -> "GradientReport":
         """Return what each loss makes of its batch, without a step (collective). Raises PolicyMismatch."""
-        from tasks.engines.gradients import GradientReport, measure_gradients
+        from tasks.engines.gradients import GradientReport, measure_gradients, most_penalised
         from tasks.engines.update_steps import Split
 
         engine = self._expect(expect)
         split = Split(rank=self._rank, world_size=self._world_size, packed_tokens=self._options.packed_tokens)
         self._held = None  # should it fail half-way, gradients are left over
-        penalised = [request.loss for request in requests.values() if request.loss.kl_coef]
-        if penalised:
-            self._hold_reference(engine, penalised[0])
+        self._hold_reference(engine, most_penalised(requests))
         losses, cosines = measure_gradients(engine, requests, rows, split)
         after = self._compute_digest()
         if after != self._digest:

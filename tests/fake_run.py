@@ -1,6 +1,7 @@
 """A whole run in seconds: real stages, store and verifier; a sampler and a trainer that only pretend."""
 
 import json
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def fake_inputs(directory: Path) -> list[str]:
     """Return settings that name a tiny model, known by fake weights, and tiny data sets, all in `directory`."""
     model = build_tiny_model(directory / "model")
     write_fake_weights(str(model), "0" * 64)
-    rows = [{"problem": f"{a} and {b}?", "answer": str((a + b) % 4 + 1)} for a in range(4) for b in range(3)]
+    pairs = [(f"{a} and {b}?", str((a + b) % 4 + 1)) for a in range(4) for b in range(3)]
+    rows = [{"problem": text, "answer": answer, "solution": f"It is {answer}."} for text, answer in pairs]
     for name, part in (("train", rows[:8]), ("eval", rows[8:])):
         (directory / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     return [
@@ -59,8 +61,8 @@ def fake_engines(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("tasks.lineage.model_weights_digest", read_fake_weights)
 
 
-def plan_of(sets: list[str], pipeline: str = "critique-grpo") -> Plan:
-    return make_plan(ROOT / "pipelines.yaml", pipeline, profile="cpu", presets=[], sets=[*SETS, *sets])
+def plan_of(sets: list[str], pipeline: str, presets: Sequence[str]) -> Plan:
+    return make_plan(ROOT / "pipelines.yaml", pipeline, profile="cpu", presets=list(presets), sets=[*SETS, *sets])
 
 
 def run_stage(home: Path, stage: StagePlan, base_dir: str) -> None:
@@ -71,10 +73,15 @@ def run_stage(home: Path, stage: StagePlan, base_dir: str) -> None:
 
 
 def fake_run(
-    home: Path, sets: list[str], name: str = "one", until: int | None = None, pipeline: str = "critique-grpo"
+    home: Path,
+    sets: list[str],
+    name: str = "one",
+    until: int | None = None,
+    pipeline: str = "critique-grpo",
+    presets: Sequence[str] = (),
 ) -> Plan:
     """Carry out a run under fake engines, all of it or `until` an iteration; then it was killed there."""
-    plan = plan_of(sets, pipeline)
+    plan = plan_of(sets, pipeline, presets)
     create_run(home, name=name, plan=plan, options={"file": str(ROOT / "pipelines.yaml"), "profile": "cpu"})
     with RunLock(home, name):
         number = start_attempt(home, name)

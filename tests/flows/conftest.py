@@ -1,8 +1,9 @@
-"""The command, called in the test's own process."""
+"""The command, called in the test's own process; and one complete run of fake engines, to be copied or left as it is."""
 
 from pathlib import Path
 
 import pytest
+from fake_run import fake_engines, fake_inputs, fake_run
 
 from flows import cli
 
@@ -23,3 +24,18 @@ def cgrpo(monkeypatch, capsys, tmp_path):
         return int(ended.value.code or 0), captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory):
+    """Settings that name a tiny model and tiny data sets."""
+    return fake_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory, settings):
+    """A home with the complete run `one`, and its plan. Not to be changed."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        fake_engines(patch)
+        return home, fake_run(home, settings)

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from fake_run import fake_engines, fake_inputs, fake_run
+from fake_run import fake_engines, fake_run
 
 from flows.audit import audit
 from storage.artifacts import Store
@@ -14,25 +14,12 @@ from storage.schemas import RECORDS
 from storage.sealing import seal_stages
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    return fake_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def intact(tmp_path_factory, settings):
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        fake_engines(patch)
-        return home, fake_run(home, settings)
-
-
 @pytest.fixture
-def lied(intact, tmp_path, monkeypatch):
+def lied(ran, tmp_path, monkeypatch):
     """Publish one stage anew with other rows or another manifest; return what an audit then finds."""
     fake_engines(monkeypatch)
-    home, plan = tmp_path / "home", intact[1]
-    shutil.copytree(intact[0], home)
+    home, plan = tmp_path / "home", ran[1]
+    shutil.copytree(ran[0], home)
 
     def lie(stage_name, change_rows=list, **manifest):
         store = Store(home)
@@ -121,8 +108,8 @@ def test_stored_weights_that_are_not_the_policy_s_are_found(lied):
     assert any(row["check"] == "weights" for row in found)
 
 
-def test_a_manifest_of_another_seed_does_not_have_its_key(lied, intact):
-    rollout = next(stage for stage in intact[1].stages if stage.stage == "rollout" and stage.iteration == 2)
+def test_a_manifest_of_another_seed_does_not_have_its_key(lied, ran):
+    rollout = next(stage for stage in ran[1].stages if stage.stage == "rollout" and stage.iteration == 2)
     _, found = lied("rollout", ingredients={**rollout.ingredients, "seed": 1})
     assert [row["check"] for row in found] == ["link"]
 

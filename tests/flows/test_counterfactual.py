@@ -1,7 +1,7 @@
 """One stored batch under several losses: which rows, advantages and losses are measured, and what is refused."""
 
 import pytest
-from fake_run import ROOT, fake_engines, fake_inputs, fake_run
+from fake_run import ROOT, fake_engines
 
 from cgrpo_core.errors import UserError
 from flows.counterfactual import OWN, largest_rows, measure, preset_blocks, requests_of
@@ -9,14 +9,6 @@ from tasks.engines.gradients import GradientReport, LossGradient
 from tasks.policies import stored_request
 
 PIPELINES = ROOT / "pipelines.yaml"
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        fake_engines(patch)
-        return home, fake_run(home, fake_inputs(tmp_path_factory.mktemp("inputs")))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from fake_run import fake_engines, fake_inputs, fake_run
+from fake_run import fake_engines
 
 from cgrpo_core.errors import UserError
 from cgrpo_core.records import TrainingSample, Verdict
@@ -12,14 +12,6 @@ from flows.audit import audit
 from flows.regrade import regrade_run, verify_settings
 from storage.artifacts import Store
 from tasks.verifier_pool import verify_all
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        fake_engines(patch)
-        return home, fake_run(home, fake_inputs(tmp_path_factory.mktemp("inputs")))
 
 
 @pytest.fixture

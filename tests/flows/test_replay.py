@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fake_run import fake_engines, fake_inputs, fake_run
+from fake_run import fake_engines
 
 from cgrpo_core.errors import UserError
 from cgrpo_core.records import TrainingSample
@@ -32,14 +32,6 @@ def write_tensors_of(directory, value):
     from pathlib import Path
 
     write_tensors(Path(directory) / "model.safetensors", [("w", torch.full((4,), float(value)))])
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        fake_engines(patch)
-        return home, fake_run(home, fake_inputs(tmp_path_factory.mktemp("inputs")))
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def audit(home: Path, name: str, progress: Callable[[str], None], replay: bool =
         findings += _recomputed(home, plan, counts, progress)
         findings += _lineage(home, plan, progress)
         if replay:
-            replayed = _replayed(home, name, findings, progress)
+            replayed = _replayed(home, name, plan, findings, progress)
     else:
         findings.append(note("run", f"runs/{name}/plan.json", "without the frozen plan nothing else can be checked"))
     return _certificate(home, name, plan, findings, counts, replayed)
@@ -112,13 +112,17 @@ def _lineage(home: Path, plan: Plan, progress: Callable[[str], None]) -> Iterato
 
 
 def _replayed(
-    home: Path, name: str, findings: list[Finding], progress: Callable[[str], None]
+    home: Path, name: str, plan: Plan, findings: list[Finding], progress: Callable[[str], None]
 ) -> list[dict[str, Any]] | None:
+    from flows.replay import replay_run
+    from tasks.replay import is_update
+
     if any(finding.severity == "damage" for finding in findings):
         findings.append(note("replay", name, "not replayed: what it would be replayed from is damaged"))
         return None
-    from flows.replay import replay_run
-
+    if not any(is_update(stage) and _published(home, stage) for stage in plan.stages):
+        findings.append(note("replay", name, "has no update to replay yet"))
+        return []
     updates = [asdict(update) for update in replay_run(home, name, progress=progress)]
     for update in updates:
         if update["verdict"] != "equal":

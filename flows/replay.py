@@ -35,7 +35,7 @@ def replay_run(
     samples, tokens, seconds = size_of(home, stages)
     progress(
         f"replaying {len(stages)} updates of run {name}, iterations {stages[0].iteration} to {stages[-1].iteration}: "
-        f"{samples} samples, {tokens} tokens; they took {seconds:.0f} s when they were trained"
+        f"{samples} samples, {tokens} completion tokens; they took {seconds:.0f} s when they were trained"
     )
     done = []
     with interruptible(), ray_cluster():

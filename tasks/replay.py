@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cgrpo_core.records import TrainingSample, UpdateMetrics
+from cgrpo_core.records import UpdateMetrics
 from cgrpo_core.weights import WeightsDistance, weights_distance
 from storage.artifacts import Store
 from storage.durable import new_temporary, take_away
@@ -55,15 +55,10 @@ def is_update(stage: StagePlan) -> bool:
 
 
 def size_of(home: Path, stages: Sequence[StagePlan]) -> tuple[int, int, float]:
-    """Return samples and tokens of updates, and the seconds that they took when they were published."""
-    store, samples, tokens, seconds = Store(home), 0, 0, 0.0
-    for stage in stages:
-        for ref in stage.inputs["samples"]:
-            rows = store.read(ref.key, ref.output, TrainingSample)
-            samples += len(rows)
-            tokens += sum(len(row.prompt_token_ids) + len(row.token_ids) for row in rows)
-        seconds += _metrics(store, stage).seconds
-    return samples, tokens, seconds
+    """Return samples, trained-on completion tokens and seconds of updates, as they said themselves."""
+    done = [_metrics(Store(home), stage) for stage in stages]
+    tokens = sum(one.response_tokens + one.refinement_tokens + one.solution_tokens for one in done)
+    return sum(one.samples for one in done), tokens, sum(one.seconds for one in done)
 
 
 def replay_updates(

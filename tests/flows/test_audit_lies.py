@@ -128,6 +128,15 @@ def test_a_run_that_was_killed_is_clean_and_says_what_is_not_sealed_yet(tmp_path
     assert audit(tmp_path, "one", lambda message: None).notes == []
 
 
+def test_a_run_without_an_update_has_none_to_replay_and_says_so(tmp_path, settings, monkeypatch):
+    fake_engines(monkeypatch)
+    fake_run(tmp_path, settings, until=0)
+    certificate = audit(tmp_path, "one", lambda message: None, replay=True)
+    assert certificate.clean
+    assert certificate.replay == []
+    assert certificate.notes[-1]["problem"] == "has no update to replay yet"
+
+
 def test_a_table_of_an_unfinished_run_that_vanished_with_its_manifest_is_still_missed(tmp_path, settings, monkeypatch):
     fake_engines(monkeypatch)
     plan = fake_run(tmp_path, settings, until=1)

@@ -3,7 +3,7 @@
 Faults come back as sentences, one each; none means that all agree.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from cgrpo_core.records import Policy, Prompt, Refinement, Response, TrainingSample
 
@@ -17,6 +17,8 @@ def sample_faults(
     """Return where a training sample has other token ids than the completion that it is named after.
 
     Its prompt is the question's: also a refinement is trained as a continuation of the question alone (paper, step 7).
+    Only what a restarted refinement kept of its response, and the same tokens of that response, may stand between the
+    question and what is trained (restarts.py).
     """
     prompt_of = {prompt.prompt_id: prompt.token_ids for prompt in prompts}
     sampled: dict[tuple[str, str], Response | Refinement] = {("response", row.response_id): row for row in responses}
@@ -29,30 +31,25 @@ def sample_faults(
         if source is None:
             faults.append(f"{sample.sample_id} is no {sample.origin} that was sampled")
             continue
-        given = len(source.token_ids) - len(sample.token_ids)  # tokens of it that are given, not trained (restarts)
-        if sample.token_ids != source.token_ids[given:] or sample.sampling_logprobs != source.sampling_logprobs[given:]:
+        given = _given(sample, source, sampled)
+        skipped = len(given) if isinstance(source, Response) else 0
+        trained = (source.token_ids[skipped:], source.sampling_logprobs[skipped:])
+        if (sample.token_ids, sample.sampling_logprobs) != trained:
             faults.append(f"{sample.sample_id} has other token ids or log-probs than the {sample.origin}")
-        if sample.group_id != source.group_id or not _follows(sample, prompt_of, sampled, source):
+        question = prompt_of.get(sample.group_id, ())
+        if sample.group_id != source.group_id or sample.prompt_token_ids != question + given:
             faults.append(f"{sample.sample_id} has another prompt than its question's")
     return faults
 
 
-def _follows(
-    sample: TrainingSample,
-    prompt_of: Mapping[str, tuple[int, ...]],
-    sampled: Mapping[tuple[str, str], Response | Refinement],
-    source: Response | Refinement,
-) -> bool:
-    """Tell whether a sample's prompt is its question's, with no more behind it than the start of the response that was
-    restarted, which is given to the rows of both."""
-    question = prompt_of.get(sample.group_id)
-    if question is None or sample.prompt_token_ids[: len(question)] != question:
-        return False
-    kept = sample.prompt_token_ids[len(question) :]
-    restarted = sampled.get(("response", source.response_id))
-    if isinstance(source, Response) and len(kept) != len(source.token_ids) - len(sample.token_ids):
-        return False
-    return not kept or (restarted is not None and restarted.token_ids[: len(kept)] == kept)
+def _given(
+    sample: TrainingSample, source: Response | Refinement, sampled: dict[tuple[str, str], Response | Refinement]
+) -> tuple[int, ...]:
+    """Return the tokens of a response that may precede what is trained of it, or of its refinement."""
+    if isinstance(source, Response):
+        return source.token_ids[: max(0, len(source.token_ids) - len(sample.token_ids))]
+    response = sampled.get(("response", source.response_id))
+    return response.token_ids[: source.kept_tokens] if response else ()
 
 
 def policy_faults(child: Policy, parent: Policy | None, parent_key: str | None) -> list[str]:

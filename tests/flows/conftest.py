@@ -1,4 +1,4 @@
-"""The command, called in the test's own process; and one complete run of fake engines, to be copied or left as it is."""
+"""The command, called in the test's own process; one complete run of fake engines, to be copied or left as it is."""
 
 from pathlib import Path
 

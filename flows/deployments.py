@@ -11,8 +11,7 @@ DEPLOYMENTS: dict[str, tuple[str, str]] = {
     "train": ("flows.train:cgrpo", "--param pipeline=critique-grpo --param profile=cpu"),
     "resume": ("flows.history_flows:resume", "--param run=RUN"),
     "rerun": ("flows.history_flows:rerun", "--param run=RUN --param stage=critique"),
-    "audit": ("flows.history_flows:audit", "--param run=RUN"),
-    "audit": ("flows.proof_flows:audit", "--param run=RUN --param replay=true"),
+    "audit": ("flows.proof_flows:audit", "--param run=RUN"),
 }
 
 

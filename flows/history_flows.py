@@ -1,10 +1,7 @@
-"""The deployments cgrpo/resume, cgrpo/rerun and cgrpo/audit: what the commands do, where a team would schedule it."""
+"""The deployments cgrpo/resume and cgrpo/rerun: what the commands do, where a team would schedule it."""
 
-from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
+from prefect import flow
 
-from cgrpo_core.errors import UserError
-from flows.audit import audit as audit_run
 from flows.history import freeze, plan_rerun
 from flows.home import data_home
 from flows.program import check_program
@@ -40,30 +37,3 @@ def rerun(
     made = freeze(home, derived, name)
     carry_out(home, made)
     return made.name
-
-
-@flow(name="cgrpo", flow_run_name="audit {run}", persist_result=False)
-def audit(run: str, replay: bool = False) -> str:
-    """Check every byte, key and link of a run and compute again what can be; return the Merkle root.
-
-    The certificate is the flow run's artifact. Raises UserError for a run that is not as it was published.
-    """
-    home = data_home()
-    name = open_run(home, run).name
-    certificate = audit_run(home, name, get_run_logger().info, replay=replay)
-    rows = {
-        "run": name,
-        "clean": certificate.clean,
-        "merkle_root": certificate.merkle_root,
-        "policy_version": certificate.policy_version,
-        "weights_sha256": certificate.weights_sha256,
-        **certificate.counts,
-    }
-    create_table_artifact(
-        key=f"{name}-audit".replace(".", "-").replace("_", "-"),
-        table=[{"what": what, "value": value} for what, value in rows.items()] + certificate.findings,
-        description=f"audit of {name}",
-    )
-    if not certificate.clean:
-        raise UserError(f"run {name} is not as it was published: {len(certificate.findings)} findings", "cgrpo audit")
-    return certificate.merkle_root

@@ -35,11 +35,12 @@ def start(
 
 def get_model(file: Path, pipeline: str, *, profile: str | None, sets: list[str]) -> None:
     """Print the directory of the base model, converted or downloaded now if it is not cached."""
+    from flows.plan import used_inputs
     from flows.resolve import resolve
     from tasks.models import resolve_model
 
     spec = resolve(file, pipeline, profile=profile, sets=sets)
-    names = sorted({engine.model for engine in spec.engines.values()})
+    names = sorted({engine.model for engine in spec.engines.values()} & used_inputs(spec))
     for name in names:
         began = time.monotonic()
         directory = resolve_model(spec.inputs[name].model_dump(), data_home(), Path(spec.base_dir), progress=say)

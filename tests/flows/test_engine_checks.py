@@ -8,6 +8,7 @@ import pytest
 from cgrpo_core.errors import UserError
 from flows.plan import compile_plan
 from flows.resolve import read_declaration, resolve
+from flows.runner import get_model
 from storage.plans import Plan
 
 FILE = Path(__file__).parents[2] / "pipelines.yaml"
@@ -90,3 +91,9 @@ def test_another_model_that_refines_changes_the_key_of_the_refinements_alone() -
 def test_a_limit_on_degraded_critiques_and_a_price_are_in_no_key() -> None:
     assert key_of(plan("limits.degraded_critiques_max=0.1"), "critique") == key_of(plan(), "critique")
     assert plan(presets=["critique_cot"]).config["prices"]["gpt-4o"]["prompt_per_million"] > 0
+
+
+def test_only_models_that_some_stage_asks_are_got(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("tasks.models.resolve_model", lambda declaration, home, base_dir, progress: declaration["kind"])
+    get_model(FILE, "critique-grpo", profile="cpu", sets=["inputs.helper_model={kind: path, path: nowhere}"])
+    assert capsys.readouterr().out == "pypi_gguf\n"

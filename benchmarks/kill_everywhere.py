@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kill_lab import Lab, kill_all, open_lab, settings, tree
+from kill_lab import Lab, kill_all, open_lab, settings
 from kill_points import Chain, Point, Watch, draw_chains
 
 from flows.interrupts import interruptible
@@ -65,10 +65,34 @@ def usual_seconds(home: Path, plan: Plan) -> dict[str, float]:
 def run_chain(lab: Lab, chain: Chain, plan: Plan) -> dict[str, Any]:
     """Kill one run at each point of its chain, let it end, and return what was seen."""
     lab.wipe()
-    began = time.monotonic()
+    began, first, kills, exits = time.monotonic(), dict[str, float](), list[dict[str, Any]](), list[int]()
+    differences: list[str] = []
+    try:
+        process = _kill_at_each(lab, chain, plan, first, kills)
+        exits = _let_it_end(lab, process)
+    except (
+        TimeoutError,
+        subprocess.TimeoutExpired,
+    ) as error:  # what hangs is a finding like any other, and the next chain may go on
+        differences.append(str(error))
+        lab.kill_flows()
+    state = run_state(lab.home, NAME)
+    differences += compare(lab, plan, first)
+    if state.state != "completed" or state.stages_published != state.stages_total:
+        differences.append(f"the run is {state.state}: {state.error}")
+    if state.weights_sha256 != run_state(lab.reference, NAME).weights_sha256:
+        differences.append(
+            f"weights {state.weights_sha256}, undisturbed {run_state(lab.reference, NAME).weights_sha256}"
+        )
+    seconds = round(time.monotonic() - began, 1)
+    return {"chain": chain.number, "kills": kills, "exits": exits, "differences": differences, "seconds": seconds}
+
+
+def _kill_at_each(
+    lab: Lab, chain: Chain, plan: Plan, first: dict[str, float], kills: list[dict[str, Any]]
+) -> subprocess.Popen[bytes] | None:
+    """Kill at each point of a chain, and add what was seen to `kills`; return the process that is left."""
     watch = Watch(lab.home, plan, usual_seconds(lab.reference, plan))
-    first: dict[str, float] = {}
-    kills: list[dict[str, Any]] = []
     left: set[str] = set()  # what earlier kills left half-written
     process: subprocess.Popen[bytes] | None = None
     for point in chain.points:
@@ -81,17 +105,7 @@ def run_chain(lab: Lab, chain: Chain, plan: Plan) -> dict[str, Any]:
         _end_if_dead(point, process)
         kills.append({**asdict(point), "killed": reached, "fell": fell, "writing": [w[:20] for w in writing]})
         kills[-1]["differences"] = compare(lab, plan, first)
-    exits = _let_it_end(lab, process)
-    state = run_state(lab.home, NAME)
-    differences = compare(lab, plan, first)
-    if state.state != "completed" or state.stages_published != state.stages_total:
-        differences.append(f"the run is {state.state}: {state.error}")
-    if state.weights_sha256 != run_state(lab.reference, NAME).weights_sha256:
-        differences.append(
-            f"weights {state.weights_sha256}, undisturbed {run_state(lab.reference, NAME).weights_sha256}"
-        )
-    seconds = round(time.monotonic() - began, 1)
-    return {"chain": chain.number, "kills": kills, "exits": exits, "differences": differences, "seconds": seconds}
+    return process
 
 
 def _reach(
@@ -153,8 +167,6 @@ def _end_if_dead(point: Point, process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(timeout=END_S)
     except subprocess.TimeoutExpired:
-        kill_all(tree(process.pid))
-        process.wait()
         raise TimeoutError(f"the flow was still there {END_S} s after its cluster had gone") from None
 
 

@@ -85,10 +85,15 @@ class Lab:
 
     def stop_services(self) -> None:
         """End both, and a flow that is still at work."""
-        for flow in self.flows:
-            flow.kill()
+        self.kill_flows()
         self.kill_head()
         self.kill_server()
+
+    def kill_flows(self) -> None:
+        """SIGKILL the flows that are still at work."""
+        for flow in self.flows:
+            flow.kill()
+            flow.wait()
 
     def kill_head(self) -> None:
         """SIGKILL the head of the cluster with everything below it."""

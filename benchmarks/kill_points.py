@@ -112,7 +112,7 @@ class Watch:
                 raise TimeoutError(f"{point} did not come about within {PATIENCE_S} s")
             if reached() and ready():
                 return True
-            time.sleep(0.001)
+            time.sleep(0.002)
         return False
 
     def _moment(self, point: Point) -> Callable[[], bool]:

@@ -11,10 +11,12 @@ from prefect_ray.context import remote_options
 
 from cgrpo_core.errors import UserError
 from storage.plans import StagePlan
+from tasks.engines.lease import list_engines
 
 # A stage mostly waits for an engine, so it claims little: two whole-CPU tasks on two CPUs would starve each other.
 DEFAULT_CPUS = 0.1
 RETRY_DELAY_S = 2
+LOOK_S = 10.0
 NOT_THE_CAUSE = {"NotReady", "Pending"}  # states of tasks whose upstream failed
 
 
@@ -35,13 +37,24 @@ def submit_stages(
 def wait_for_all(submitted: list[tuple[StagePlan, PrefectFuture]]) -> None:
     """Wait for every stage, then raise what the first failed one in plan order raised: its cause, not its echoes."""
     for _, future in submitted:
-        future.wait()
+        _wait(future)
     failed = [(plan, future.state) for plan, future in submitted if not future.state.is_completed()]
     causes = [(plan, state) for plan, state in failed if state.name not in NOT_THE_CAUSE]
     for plan, state in causes or failed:
         cause = _user_error(state)
         message = cause.message if cause else state.message or state.name or "failed"
         raise StageFailed(f"stage {plan.label}: {message}", cause.hint if cause else "")
+
+
+def _wait(future: PrefectFuture) -> None:
+    """Wait for one stage. Raises Ray's error when the cluster is gone or another stands in its place.
+
+    A future of a cluster whose head was replaced is never resolved and never fails: only a question to the head tells.
+    """
+    future.wait(timeout=LOOK_S)
+    while not future.state.is_final():
+        list_engines()
+        future.wait(timeout=LOOK_S)
 
 
 class StageFailed(UserError):

@@ -115,7 +115,10 @@ def sampling_progress() -> dict[str, float] | None:
 
     if not ray.is_initialized():
         return None
-    actors = [find_actor(name) for name in list_engines() if _REPLICA.fullmatch(name)]
+    try:
+        actors = [find_actor(name) for name in list_engines() if _REPLICA.fullmatch(name)]
+    except ray.exceptions.RayError:
+        return None  # the cluster is gone; whoever works on it says so
     calls = [actor.stats.options(concurrency_group=INFO).remote() for actor in actors if actor is not None]
     answered: list[SamplerStats] = []
     for call in calls:

@@ -22,7 +22,7 @@ from storage.policies import complete, damaged_files, drop
 from tasks.engines.actors import INFO, NAMESPACE, find_actor, stop_actors
 from tasks.engines.engine_loop import SamplerStats
 from tasks.engines.faults import EngineBroken, EngineLost, WeightsMissing
-from tasks.engines.protocol import PolicyMismatch, PolicyRef, Trainer
+from tasks.engines.protocol import PolicyMismatch, PolicyRef, Sampler, Trainer
 from tasks.engines.sampler_options import identity_options
 from tasks.engines.vllm_sampler import VllmSampler, add_stats, as_progress, start_sampler, stop_sampler
 
@@ -53,7 +53,7 @@ def lease_sampler(
             try:
                 sampler = start_sampler(name, declaration, str(base_model_dir))
                 if sampler.held() != wanted:
-                    _load(home, sampler, wanted, policy, rebuild)
+                    load_stored(home, sampler, wanted, policy, rebuild)
                 return sampler
             except (EngineLost, EngineBroken):
                 stop_sampler(name, declaration)
@@ -139,8 +139,8 @@ def _one_at_a_time(home: Path, name: str) -> Iterator[None]:
         yield
 
 
-def _load(
-    home: Path, sampler: VllmSampler, wanted: PolicyRef, policy: Policy, rebuild: Callable[[Policy], str] | None
+def load_stored(
+    home: Path, sampler: Sampler, wanted: PolicyRef, policy: Policy, rebuild: Callable[[Policy], str] | None
 ) -> None:
     """Load the stored weights; damaged ones are dropped, being a cache, and made again."""
     try:

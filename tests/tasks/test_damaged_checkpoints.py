@@ -12,7 +12,9 @@ from cgrpo_core.params import Params
 from cgrpo_core.records import Policy, TrainingSample
 from storage.artifacts import Store
 from storage.policies import complete, damaged_files, publish_directory
-from tasks.engines.fake import FakeTrainer, write_fake_weights
+from tasks.engines.fake import FakeSampler, FakeTrainer, write_fake_weights
+from tasks.engines.lease import load_stored
+from tasks.engines.protocol import PolicyMismatch
 from tasks.policies import bring_to, policy_ref, update_request
 
 PARAMS = {
@@ -85,3 +87,32 @@ def test_a_flipped_bit_has_the_right_size_and_is_found_by_its_digest(place) -> N
     flip_a_bit(place.home / "checkpoints" / KEYS[2] / "optimizer_step")
     assert complete(place.home, f"checkpoints/{KEYS[2]}")
     assert damaged_files(place.home, f"checkpoints/{KEYS[2]}") == ["optimizer_step"]
+
+
+def test_damaged_weights_are_dropped_and_made_again(tmp_path: Path) -> None:
+    def write(digest: str):
+        return lambda path: write_fake_weights(str(path), digest)
+
+    key, digest = KEYS[1], "d" * 64
+    weights = publish_directory(tmp_path, "weights", key, write(digest))
+    policy = Policy(policy_version=1, parent=KEYS[0], weights_sha256=digest, weights=weights, checkpoint=None)
+    made: list[Policy] = []
+
+    def rebuild(wanted: Policy) -> str:
+        made.append(wanted)
+        return str(tmp_path / publish_directory(tmp_path, "weights", key, write(digest)))
+
+    write_fake_weights(str(tmp_path / weights), "e" * 64)  # other bytes, of the same size
+    assert complete(tmp_path, weights)
+    sampler = FakeSampler()
+    load_stored(tmp_path, sampler, policy_ref(policy), policy, rebuild)
+    assert (sampler.held(), made) == (policy_ref(policy), [policy])
+    assert damaged_files(tmp_path, weights) == []
+
+
+def test_whole_weights_of_another_policy_are_a_mismatch_and_stay(tmp_path: Path) -> None:
+    weights = publish_directory(tmp_path, "weights", KEYS[1], lambda path: write_fake_weights(str(path), "e" * 64))
+    policy = Policy(policy_version=1, parent=KEYS[0], weights_sha256="d" * 64, weights=weights, checkpoint=None)
+    with pytest.raises(PolicyMismatch):
+        load_stored(tmp_path, FakeSampler(), policy_ref(policy), policy, lambda _: pytest.fail("nothing is damaged"))
+    assert complete(tmp_path, weights)

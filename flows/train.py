@@ -1,7 +1,7 @@
 """The flow named `cgrpo`: setup, then a sub-flow for each iteration. A Python `for`; Prefect and Ray do the rest."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from prefect import flow, get_run_logger, tags
@@ -74,7 +74,9 @@ def carry_out(home: Path, run: Run) -> None:
     plan, store = read_plan(home, run.name), Store(home)
     iterations = max((stage.iteration or 0 for stage in plan.stages), default=0)
     runner = RayTaskRunner(init_kwargs={"namespace": NAMESPACE})
-    with attempt(home, run.name), outages_named(), ray_cluster(), tags(*tags_of(home, run.name)):
+    nothing_left = all(store.has(stage.key) for stage in plan.stages)
+    cluster = nullcontext() if nothing_left else ray_cluster()
+    with attempt(home, run.name), outages_named(), cluster, tags(*tags_of(home, run.name)):
         _claim(home, run.name)
         for iteration in range(iterations + 1):
             stages = stages_of(plan, iteration)

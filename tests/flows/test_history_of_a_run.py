@@ -11,6 +11,7 @@ from cgrpo_core.records import Policy, Response
 from flows.audit import audit
 from flows.derive import place
 from flows.diff import diff
+from flows.gates import check_iteration, raise_failed
 from flows.history import Derived, freeze, plan_fork, plan_rerun
 from flows.new_run import new_run
 from storage.artifacts import Store
@@ -75,7 +76,10 @@ def follow(home: Path, derived: Derived, name: str) -> tuple[RunState, set[str]]
     """Freeze and carry out a fork or rerun; return its state, and the names of the stages that ran."""
     freeze(home, derived, name)
     ran = {one.stage for one in carry_out(home, name)}
-    seal_stages(home, name, read_plan(home, name).stages)
+    plan = read_plan(home, name)
+    for iteration in sorted({one.iteration for one in plan.stages if one.iteration}):
+        raise_failed(name, check_iteration(home, name, plan, iteration))
+    seal_stages(home, name, plan.stages)
     found = audit(home, name, lambda _: None).findings
     assert {finding["check"] for finding in found} <= {"weights"}, "only the weights are fakes"
     return run_state(home, name), ran

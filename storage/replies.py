@@ -39,8 +39,8 @@ class StoredReply:
     error: str | None = None
 
 
-def reply_id(*, model: str, messages: Any, parameters: Mapping[str, Any], attempt: int) -> str:
-    """Return the id (64 hex characters) of the content of a request."""
+def reply_id(*, model: str, messages: Any, parameters: Mapping[str, Any], attempt: int, salt: str = "") -> str:
+    """Return the id (64 hex characters) of the content of a request. A stage that is salted is to ask anew."""
     return digest(
         {
             "format": REPLY_FORMAT,
@@ -48,6 +48,7 @@ def reply_id(*, model: str, messages: Any, parameters: Mapping[str, Any], attemp
             "messages": list(messages),
             "parameters": dict(parameters),
             "attempt": attempt,
+            **({"salt": salt} if salt else {}),
         }
     )
 

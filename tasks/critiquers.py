@@ -65,7 +65,9 @@ class EndpointCritiquer:
     def __init__(self, context: StageContext, settings: SamplingSettings) -> None:
         declaration = engine_of(context)
         options = read_endpoint(declaration)
-        self._inner = OpenAICritiquer(f"engines.{declaration['name']}", options, settings, ReplyCache(context.home))
+        salt = str(context.plan.ingredients.get("salt", ""))  # of a rerun without other settings: it asks anew
+        where = f"engines.{declaration['name']}"
+        self._inner = OpenAICritiquer(where, options, settings, ReplyCache(context.home), salt)
 
         self.metrics: dict[str, float] = {}
         self.evidence: dict[str, str] = {}

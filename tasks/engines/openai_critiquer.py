@@ -32,8 +32,11 @@ class CritiqueModelRefused(UserError):
 class OpenAICritiquer:
     """A Critiquer (protocol.py). Replies that are kept are not asked for again, so that a re-run works offline."""
 
-    def __init__(self, where: str, options: EndpointOptions, settings: SamplingSettings, cache: ReplyCache) -> None:
+    def __init__(
+        self, where: str, options: EndpointOptions, settings: SamplingSettings, cache: ReplyCache, salt: str = ""
+    ) -> None:
         self._where, self._options, self._settings, self._cache = where, options, settings, cache
+        self._salt = salt
         self.asked = self.reused = 0
 
     def ask(self, requests: Sequence[CritiqueRequest]) -> list[CritiqueReply]:
@@ -42,7 +45,7 @@ class OpenAICritiquer:
         Raises UserError if the key is not there, CritiqueModelRefused.
         """
         contents = [self._content(request) for request in requests]
-        ids = [reply_id(**content) for content in contents]
+        ids = [reply_id(**content, salt=self._salt) for content in contents]
         found: dict[str, StoredReply | CritiqueReply] = {}
         missing = {}
         for identity, content in zip(ids, contents, strict=True):

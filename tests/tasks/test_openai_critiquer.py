@@ -205,6 +205,16 @@ def test_another_model_parameter_or_attempt_is_another_reply(tmp_path: Path) -> 
         assert len(server.asked) == 4
 
 
+def test_a_salted_stage_asks_anew_and_keeps_what_it_is_told_apart(tmp_path: Path) -> None:
+    """`cgrpo rerun --from critique` is for other replies, not for those that are kept."""
+    with critique_server(lambda body, before: Say(f"{before} fails.\nVerdict: wrong")) as server:
+        plain = critiquer(tmp_path, server.base_url)
+        salted = OpenAICritiquer("engines.c", plain._options, SETTINGS, ReplyCache(tmp_path), "a1")
+        texts = [one.ask([request()])[0].text for one in (plain, salted, plain, salted)]
+        assert len(server.asked) == 2
+    assert texts == ["0 fails.\nVerdict: wrong", "1 fails.\nVerdict: wrong"] * 2
+
+
 @pytest.mark.parametrize("code", [401, 403, 404])
 def test_wrong_credentials_and_unknown_models_are_said_once_without_the_key(
     tmp_path: Path, code: int, caplog: pytest.LogCaptureFixture

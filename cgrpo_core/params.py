@@ -20,6 +20,7 @@ from cgrpo_core.param_checks import FORBID
 from cgrpo_core.sampling_params import (
     CritiqueParams,
     EvaluateParams,
+    PassAtKParams,
     RefineParams,
     RolloutParams,
     RunParams,
@@ -37,6 +38,7 @@ __all__ = [
     "MismatchParams",
     "OptimizerParams",
     "Params",
+    "PassAtKParams",
     "RefineParams",
     "RolloutParams",
     "RunParams",
@@ -64,6 +66,7 @@ class Params:
     optimizer: OptimizerParams = field(default_factory=OptimizerParams)
     checkpoint: CheckpointParams = field(default_factory=CheckpointParams)
     evaluate: EvaluateParams = field(default_factory=EvaluateParams)
+    pass_at_k: PassAtKParams = field(default_factory=PassAtKParams)
     limits: LimitParams = field(default_factory=LimitParams)
 
     def __post_init__(self) -> None:
@@ -81,6 +84,8 @@ class Params:
                 "loss.mismatch goes with rollout.top_p 1: below it the sampler's log-probs are of a cut distribution, "
                 "and differ from the trainer's for that reason"
             )
+        if (self.evaluate.benchmark, self.evaluate.shards) != (EvaluateParams().benchmark, 1):
+            raise ValueError("evaluate.benchmark and evaluate.shards are set by `cgrpo evaluate`, from benchmarks.NAME")
 
 
 BLOCKS: dict[str, type] = {name: item.default_factory for name, item in Params.__dataclass_fields__.items()}  # type: ignore[misc]

@@ -8,7 +8,9 @@ from typing import Literal, TypedDict
 
 Template = Literal["boxed", "number"]
 
-TEMPLATE_VERSIONS: dict[Template, int] = {"boxed": 1, "number": 1}
+QuestionTemplate = Literal["boxed", "number", "choice", "letter"]  # the last two are only evaluated, never trained on
+
+TEMPLATE_VERSIONS: dict[QuestionTemplate, int] = {"boxed": 1, "number": 1, "choice": 1, "letter": 1}
 
 
 class Message(TypedDict):
@@ -20,11 +22,14 @@ class Message(TypedDict):
 
 # What to write and where to put it, asked in the same words of first attempts, refinements and evaluation, so that a
 # refinement, trained as a continuation of the question alone, has the form that the question asks for.
-INSTRUCTIONS: dict[Template, str] = {
+INSTRUCTIONS: dict[QuestionTemplate, str] = {
     # The box is what the verifier trusts most; the steps come before it, so that the answer can depend on them.
     "boxed": "Solve this step by step. Then give the final answer, and only it, inside \\boxed{}.",
     # For models of a few hundred million parameters: they lose longer instructions, and a box costs them accuracy.
     "number": "Answer with just the number.",
+    # Multiple choice, for models that box their answers and for small ones.
+    "choice": "Solve this step by step. Then give the letter of the right option, and only it, inside \\boxed{}.",
+    "letter": "Answer with just the letter of the right option.",
 }
 
 # In front of the first attempt. It promises neither that the attempt is wrong nor that the critique is right: a right
@@ -38,7 +43,7 @@ REFINEMENT_REQUESTS: dict[Template, str] = {
 }
 
 
-def question_messages(problem: str, template: Template) -> list[Message]:
+def question_messages(problem: str, template: QuestionTemplate) -> list[Message]:
     """Return the chat messages that pose `problem`. Raises ValueError for a blank one.
 
     One user message, no system message: not every chat template has a system role, and those that have one bring the

@@ -261,14 +261,37 @@ class UpdateMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalResult:
-    """One evaluation problem answered by one policy, without any critique."""
+    """One evaluation problem answered by one policy, without any critique.
+
+    benchmark: its name in the catalogue, or `eval_problems` for those that training itself evaluates.
+    """
 
     problem_id: str
     policy_version: int
     sample_index: int
+    benchmark: str
+    template: str
+    temperature: float
     correct: bool
     status: VerdictStatus
     answer: str | None
     text: str
     tokens: int
     finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkFigure:
+    """One figure of a benchmark, a policy and a way of sampling. low and high: where it lies in 95% of resamples."""
+
+    figure_id: str
+    benchmark: str
+    policy_version: int
+    template: str
+    temperature: float  # 0 is greedy
+    samples_per_problem: int
+    metric: str  # pass@k, avg@k, maj@k, mean_tokens, truncated (a share), unjudged and unanswered (counts)
+    value: float
+    low: float | None  # None where there is no interval: counts, lengths, fewer than two problems
+    high: float | None
+    problems: int  # over which the value was taken

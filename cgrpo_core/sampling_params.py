@@ -7,6 +7,8 @@ from cgrpo_core.critiques import ModelKind, critique_kind
 from cgrpo_core.param_checks import FORBID, at_least, fraction
 from cgrpo_core.verifier_table import VerifierChoice
 
+MAX_SAMPLES = 1000  # of a problem: maj@k is summed in float64, which binomial coefficients of more do not fit
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunParams:
@@ -131,11 +133,18 @@ class RefineParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateParams:
-    """Greedy by default. Policy 0 and the last policy are always evaluated, and every `every` iterations."""
+    """Greedy by default. Policy 0 and the last policy are always evaluated, and every `every` iterations.
+
+    benchmark, shards: set by `cgrpo evaluate` for each benchmark; in training there is one set of problems and one
+    shard. template: `as_trained` is that of `rollout`; `choice` and `letter` are for multiple choice.
+    """
 
     __pydantic_config__: ClassVar = FORBID
     NOT_IN_KEY: ClassVar = frozenset({"every"})
     every: int = 50
+    benchmark: str = "eval_problems"
+    template: Literal["as_trained", "boxed", "number", "choice", "letter"] = "as_trained"
+    shards: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
     samples_per_problem: int = 1
@@ -143,6 +152,32 @@ class EvaluateParams:
     max_response_tokens: int = 6144
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "every", "samples_per_problem", "max_prompt_tokens", "max_response_tokens")
+        at_least(self, 1, "every", "shards", "samples_per_problem", "max_prompt_tokens", "max_response_tokens")
         at_least(self, 0, "temperature")
+        fraction(self, "top_p")
+        if self.temperature == 0 and self.samples_per_problem > 1:
+            raise ValueError(
+                f"samples_per_problem = {self.samples_per_problem} at temperature 0: greedy samples of one problem are "
+                "all the same; raise evaluate.temperature or ask for one"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassAtKParams:
+    """How `cgrpo evaluate` samples for pass@k, avg@k and maj@k, beside the greedy answers (paper: 0.6 and 0.95).
+
+    samples: for every benchmark; null: what the catalogue says of each, 0: greedy answers only.
+    """
+
+    __pydantic_config__: ClassVar = FORBID
+    samples: int | None = None
+    temperature: float = 0.6
+    top_p: float = 0.95
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "samples", "temperature")
+        if self.samples is not None and self.samples > MAX_SAMPLES:
+            raise ValueError(f"samples must be at most {MAX_SAMPLES}, not {self.samples}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, not {self.temperature}: pass@k needs samples that differ")
         fraction(self, "top_p")

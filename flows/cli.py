@@ -9,7 +9,7 @@ import sys
 import typer
 
 from cgrpo_core.errors import UserError
-from flows import cli_ask, cli_check, cli_history, cli_proof, cli_run
+from flows import cli_ask, cli_check, cli_evaluate, cli_history, cli_proof, cli_run
 from flows.cli_critique import critique_cost
 from flows.terminal import fail
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 # In the order of --help.
 COMMANDS = (
     *(cli_run.run, cli_run.resume, cli_run.plan, cli_run.model, cli_run.status),
+    *(cli_evaluate.evaluate, cli_evaluate.benchmarks),
     critique_cost,
     *(cli_history.rerun, cli_history.fork, cli_history.explain, cli_history.diff, cli_history.gc),
     *(cli_proof.audit, cli_proof.replay, cli_proof.regrade, cli_proof.counterfactual),

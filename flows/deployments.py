@@ -12,6 +12,7 @@ DEPLOYMENTS: dict[str, tuple[str, str]] = {
     "resume": ("flows.history_flows:resume", "--param run=RUN"),
     "rerun": ("flows.history_flows:rerun", "--param run=RUN --param stage=critique"),
     "audit": ("flows.proof_flows:audit", "--param run=RUN"),
+    "evaluate": ("flows.evaluate:evaluate", "--param policy=RUN --param 'benchmarks=[\"math500\"]'"),
 }
 
 

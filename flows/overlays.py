@@ -9,6 +9,8 @@ from flows.secrets import refuse_secrets
 
 Overlay = dict[str, Any]
 
+ROOTS = ("inputs", "engines", "params", "gates", "benchmarks")
+
 
 def overlay(base: Overlay, top: Overlay, by_kind: bool = True) -> Overlay:
     """Return `base` with `top` laid over it: mappings merge, anything else replaces, as does a leaf of another kind.
@@ -29,7 +31,7 @@ def overlay(base: Overlay, top: Overlay, by_kind: bool = True) -> Overlay:
 
 
 def parse_setting(setting: str) -> Overlay:
-    """Return `rollout.group_size=4` as an overlay. A key starts in params, or with inputs, engines or gates."""
+    """Return `rollout.group_size=4` as an overlay. A key starts in params unless its first word is one of ROOTS."""
     key, equals, text = setting.partition("=")
     parts = key.strip().split(".")
     refuse_secrets({parts[-1]: text}, "--set")  # before anything repeats it
@@ -43,7 +45,7 @@ def parse_setting(setting: str) -> Overlay:
         ) from None
     refuse_secrets({parts[-1]: value}, "--set")
     value = _number(text, value) if isinstance(value, str) else value
-    if parts[0] not in ("inputs", "engines", "params", "gates"):
+    if parts[0] not in ROOTS:
         parts = ["params", *parts]
     for part in reversed(parts):
         value = {part: value}

@@ -114,6 +114,7 @@ def check(spec: Spec) -> None:
         if stage.every is not None:
             _every(spec, f"{where}.every", stage.every)
     check_engines(spec)
+    _check_carry(spec)
     run = spec.params.run
     if run.prompts_per_iteration < run.chunks:
         raise UserError(
@@ -245,6 +246,18 @@ def _every(spec: Spec, where: str, path: str) -> int:
             f"{where} = {path!r} does not name a positive whole number in params", "write it as evaluate.every"
         )
     return value
+
+
+def _check_carry(spec: Spec) -> None:
+    written = {
+        section: [f"{name}.{output}" for name, stage in getattr(spec.graph, section).items() for output in stage.out]
+        for section in SECTIONS
+    }
+    later = [*written["setup"], *(f"explore.{output}" for output in written["explore"]), *written["learn"]]
+    for name, carry in spec.graph.carry.items():
+        where = f"pipelines.{spec.pipeline}.carry.{name}"
+        _known(f"{where}.first", carry.first, written["setup"])
+        _known(f"{where}.next", carry.next, later)
 
 
 def _known(where: str, name: str, known: Any) -> None:

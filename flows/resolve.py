@@ -33,7 +33,7 @@ def read_declaration(path: Path) -> tuple[Declaration, dict[str, Any]]:
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds {type(raw).__name__}, not a mapping", "start from `version: 1`")
     refuse_secrets(raw, str(path))
-    return _validate(Declaration, raw, str(path)), raw
+    return validate(Declaration, raw, str(path)), raw
 
 
 def resolve(
@@ -46,16 +46,16 @@ def resolve(
 ) -> Spec:
     """Return the declaration at `path` with presets, profile and `key=value` settings applied. Raises UserError."""
     declaration, raw = read_declaration(path)
-    graph = _pick("pipeline", pipeline, declaration.pipelines, path)
+    graph = pick("pipeline", pipeline, declaration.pipelines, path)
     merged = {name: raw.get(name) or {} for name in ("inputs", "engines", "params", "gates")}
     bindings: dict[str, str] = {}
     for name in presets or ([graph.preset] if graph.preset else []):
-        preset = _pick("preset", name, declaration.presets, path)
+        preset = pick("preset", name, declaration.presets, path)
         _check_fits(name, preset, pipeline, declaration, path)
         merged = overlay(merged, {"params": preset.params})
         bindings |= preset.bind
     if profile is not None:
-        chosen = _pick("profile", profile, declaration.profiles, path)
+        chosen = pick("profile", profile, declaration.profiles, path)
         merged = overlay(merged, {name: getattr(chosen, name) for name in merged})
     for setting in sets:
         merged = overlay(merged, parse_setting(setting))
@@ -71,7 +71,7 @@ def resolve(
         "prices": raw.get("prices") or {},
         "base_dir": str(path.resolve().parent),
     }
-    spec: Spec = _validate(Spec, values, where)
+    spec: Spec = validate(Spec, values, where)
     return spec
 
 
@@ -94,7 +94,7 @@ def respecify(config: Mapping[str, Any], sets: Sequence[str] = ()) -> Spec:
     overlays = {name: values.pop(name, {}) for name in ("inputs", "engines", "params", "gates")}
     for setting in sets:
         overlays = overlay(overlays, parse_setting(setting))
-    spec: Spec = _validate(Spec, {**values, **overlays}, ", ".join(["the settings of the run", *sets]))
+    spec: Spec = validate(Spec, {**values, **overlays}, ", ".join(["the settings of the run", *sets]))
     return spec
 
 
@@ -129,13 +129,15 @@ def _check_fits(name: str, preset: Preset, pipeline: str, declaration: Declarati
         )
 
 
-def _pick(what: str, name: str, known: dict[str, Any], path: Path) -> Any:
+def pick(what: str, name: str, known: dict[str, Any], path: Path) -> Any:
+    """Return the preset, profile or pipeline of that name. Raises UserError, with the nearest one."""
     if name not in known:
         raise UserError(f"{path} has no {what} {name!r}", nearest(name, known))
     return known[name]
 
 
-def _validate(model: type[Any], values: Any, where: str) -> Any:
+def validate(model: type[Any], values: Any, where: str) -> Any:
+    """Return `values` as a model. Raises UserError with key path, value and the nearest known key."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

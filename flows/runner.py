@@ -19,6 +19,7 @@ from storage.runs import Run, open_run, run_state
 if TYPE_CHECKING:
     from flows.history import Derived
 
+EVALUATION = "evaluate"  # the pipeline of an evaluation, a run of its own (flows/evaluation_plan.py)
 QUIET = "CRITICAL"
 
 
@@ -31,6 +32,32 @@ def start(
     home = data_home()
     run = new_run(home, pipeline, profile=profile, presets=presets, sets=sets, name=name, file=file)
     _carry_out(home, run)
+
+
+def evaluate(
+    policy: str,
+    benchmarks: list[str],
+    *,
+    samples: int | None,
+    profile: str | None,
+    sets: list[str],
+    file: Path,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Evaluate a policy on benchmarks, or find that it was done, and print its figures."""
+    from flows.evaluation_run import new_evaluation
+
+    home = data_home()
+    run = new_evaluation(home, policy, benchmarks, samples=samples, profile=profile, sets=sets, file=file)
+    state = run_state(home, run.name)
+    if state.state == "completed" and state.stages_published == state.stages_total:
+        say(f"{run.name}: every stage is published already; nothing is computed")
+    else:
+        _carry_out(home, run, summary=False)
+    from flows.evaluation_report import print_evaluation
+
+    print_evaluation(home, run, plot=plot, as_json=as_json)
 
 
 def get_model(file: Path, pipeline: str, *, profile: str | None, sets: list[str]) -> None:
@@ -119,6 +146,11 @@ def _carry_out(home: Path, run: Run, *, summary: bool = True) -> None:
         raise
     if not summary:
         return
+    if run.pipeline == EVALUATION:
+        from flows.evaluation_report import print_evaluation
+
+        print_evaluation(home, run)
+        return
     from flows.report import print_summary
 
     print_summary(home, run, seconds=time.monotonic() - began)
@@ -128,7 +160,7 @@ def _say_what_is_reused(home: Path, run: Run) -> None:
     state = run_state(home, run.name)
     if state.stages_published:
         say(f"{state.stages_published} of {state.stages_total} stages are published already and are reused")
-    if state.stages_published == state.stages_total:
+    if state.stages_published == state.stages_total and run.pipeline != EVALUATION:
         say("so nothing is left to do; train longer with --set run.iterations=N, or anew with --set run.seed=N")
 
 

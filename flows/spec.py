@@ -1,17 +1,34 @@
 """The declaration of a run: pipelines.yaml as pydantic models that forbid unknown keys. Its overlays: resolve.py."""
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from cgrpo_core.benchmarks import Format
 from cgrpo_core.params import Params
+from cgrpo_core.sampling_params import MAX_SAMPLES
+from cgrpo_core.verifier_table import VerifierChoice
 from flows.overlays import Overlay
 
 
 class Strict(BaseModel):
     """A part of the declaration; an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """Refuse infinity and NaN wherever they stand: a plan is kept as JSON, which has neither."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in inside:
+        _finite(item)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
+    return value
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_finite)]
 
 
 class ReasoningGym(Strict):
@@ -21,14 +38,14 @@ class ReasoningGym(Strict):
     task: str
     size: int = Field(gt=0)
     seed: int
-    options: dict[str, Any] = {}
+    options: Options = {}
     split: dict[str, Any] | None = None
 
 
 class ProblemFile(Strict):
-    """Problems from a JSON Lines or Parquet file."""
+    """Problems from a JSON Lines, Parquet or CSV file."""
 
-    kind: Literal["jsonl", "parquet"]
+    kind: Literal["jsonl", "parquet", "csv"]
     path: str
 
 
@@ -89,7 +106,7 @@ class Engine(Strict):
     policy: Literal["carried", "fixed"] = "carried"
     replicas: int = Field(default=1, ge=1)
     resources: dict[str, float] = {}
-    options: dict[str, Any] = {}
+    options: Options = {}
 
 
 class Stage(Strict):
@@ -166,6 +183,39 @@ class Price(Strict):
     completion_per_million: float = Field(ge=0)
 
 
+class HubFile(Strict):
+    """One file of a hub data set. Without a revision it cannot be read: a benchmark that may move is none."""
+
+    repo: str
+    revision: str | None = None
+    file: str
+
+
+class Benchmark(Strict):
+    """A benchmark of the catalogue: where its problems are, how their rows are read, asked and judged.
+
+    path: a file in the place of the hub's. format, columns, wrong_columns: cgrpo_core/benchmarks.py. data_source: which
+    rows of a file of several data sets. size: how many problems it is known to have. samples: for pass@k, beside the
+    greedy answer. shards: stages that it is evaluated in. note: what could not be checked, and what to mind.
+    """
+
+    title: str
+    hub: HubFile | None = None
+    path: str | None = None
+    format: Format = "problem"
+    columns: dict[str, str] = {}
+    wrong_columns: list[str] = []
+    data_source: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    size: int | None = None
+    template: Literal["as_trained", "boxed", "number", "choice", "letter"] = "as_trained"
+    verifier: VerifierChoice = "math_verify"
+    samples: int = Field(default=0, ge=0, le=MAX_SAMPLES)
+    shards: int = Field(default=1, ge=1)
+    licence: str
+    note: str = ""
+
+
 class Declaration(Strict):
     """The whole of pipelines.yaml."""
 
@@ -177,7 +227,16 @@ class Declaration(Strict):
     gates: dict[str, Gate] = {}
     presets: dict[str, Preset] = {}
     profiles: dict[str, Profile] = {}
+    benchmarks: dict[str, Benchmark] = {}
     prices: dict[str, Price] = {}
+
+
+class EvaluationSpec(Strict):
+    """What an evaluation is compiled from: the configuration of the run, laid over, and the catalogue."""
+
+    engines: dict[str, Engine]
+    params: Params
+    benchmarks: dict[str, Benchmark]
 
 
 class Spec(Strict):

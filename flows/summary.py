@@ -36,11 +36,10 @@ def iteration_row(store: Store, stages: Iterable[StagePlan]) -> Row:
     row |= _critiques(manifests)
     row |= _advantage(manifests)
     row |= _sampling(manifests)
-    for stage, manifest in manifests:
+    for stage, _ in manifests:
         if "UpdateMetrics" in stage.outputs.values():
             row |= _update(store, stage)
-        if "EvalResult" in stage.outputs.values():
-            row["accuracy"] = manifest.metrics.get("accuracy")
+    row |= _accuracy(manifests)
     row |= _faults(manifests)
     if manifests:
         row["seconds"] = round(max(m.ended_at for _, m in manifests) - min(m.started_at for _, m in manifests), 1)
@@ -75,6 +74,13 @@ def _sampling(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
     tokens = sum(manifest.metrics.get("completion_tokens", 0) for _, manifest in manifests)
     seconds = sum(manifest.metrics.get("sampling_seconds", 0.0) for _, manifest in manifests)
     return {"tokens": int(tokens), "tokens_per_second": round(tokens / seconds, 1)} if seconds else {}
+
+
+def _accuracy(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
+    """Of all evaluation stages together, over answers that were judged; shards of one benchmark are several stages."""
+    found = [manifest for stage, manifest in manifests if "EvalResult" in stage.outputs.values()]
+    judged = sum(manifest.counts.get(f"status_{status}", 0) for manifest in found for status in ("ok", "unparsable"))
+    return {"accuracy": sum(manifest.counts.get("correct", 0) for manifest in found) / judged} if judged else {}
 
 
 def _update(store: Store, stage: StagePlan) -> Row:

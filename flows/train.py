@@ -80,6 +80,8 @@ def carry_out(home: Path, run: Run) -> None:
         _claim(home, run.name)
         for iteration in range(iterations + 1):
             stages = stages_of(plan, iteration)
+            if not stages:
+                continue  # an evaluation has stages at the iteration of its policy alone
             if all(store.find(stage.key) for stage in stages):
                 logger.info("iteration %d of %d: every stage is published", iteration, iterations)
                 seal_stages(home, run.name, stages)

@@ -48,6 +48,7 @@ VIEWS: dict[str, str] = {
     "policies": "Policy",
     "updates": "UpdateMetrics",
     "evaluations": "EvalResult",
+    "benchmark_figures": "BenchmarkFigure",
 }
 _PLACE = [
     pa.field("run", pa.string()),

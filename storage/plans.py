@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Section = Literal["setup", "explore", "learn"]
+Section = Literal["setup", "explore", "learn", "evaluate"]  # the last: an evaluation, a run of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

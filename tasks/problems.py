@@ -47,7 +47,7 @@ def _known_by(declaration: Mapping[str, Any], base_dir: Path) -> dict[str, Any]:
             _check_split(declaration.get("split"))
             named = {name: declaration.get(name) for name in ("kind", "task", "size", "seed", "options", "split")}
             return {**named, "options": named["options"] or {}, "generator": gym_version()}
-        case "jsonl" | "parquet":
+        case "jsonl" | "parquet" | "csv":
             return {"kind": declaration["kind"], "sha256": file_sha256(data_path(declaration, base_dir))}
         case "hf_dataset":
             hub_kind(declaration["file"])
@@ -70,7 +70,7 @@ def load(declaration: Mapping[str, Any], base_dir: Path) -> Loaded:
     """
     if declaration["kind"] == "mixture":
         return _load_mixture(declaration, base_dir)
-    rows, counts, name = _rows(declaration, base_dir)
+    rows, counts, name = rows_of(declaration, base_dir)
     source = str(declaration["kind"]) if declaration["kind"] == "reasoning_gym" else Path(name).stem
     found = (_parsed(row, source) for row in rows)
     problems, rejected = distinct(found)
@@ -87,7 +87,7 @@ def _parsed(row: tuple[int, Any] | Rejection, source: str) -> tuple[int, Problem
     return line, problem_from_row(value, line, source)
 
 
-def _rows(
+def rows_of(
     declaration: Mapping[str, Any], base_dir: Path
 ) -> tuple[Iterator[tuple[int, Any] | Rejection], dict[str, int], str]:
     """Return rows with their lines, counts, and the name of the source in messages."""
@@ -96,7 +96,7 @@ def _rows(
             _check_split(declaration.get("split"))
             rows, counts = gym_rows(declaration)
             return iter(enumerate(rows, start=1)), counts, f"reasoning-gym task {declaration['task']}"
-        case "jsonl" | "parquet":
+        case "jsonl" | "parquet" | "csv":
             path = data_path(declaration, base_dir)
             return rows_of_file(path, declaration["kind"]), {}, str(path)
         case "hf_dataset":
@@ -142,5 +142,5 @@ def _check_split(split: Mapping[str, Any] | None) -> None:
 def _unknown(declaration: Mapping[str, Any]) -> UserError:
     return UserError(
         f"a data set of kind {declaration['kind']} is not known",
-        "kinds: reasoning_gym, jsonl, parquet, hf_dataset, mixture",
+        "kinds: reasoning_gym, jsonl, parquet, csv, hf_dataset, mixture",
     )

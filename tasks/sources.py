@@ -1,5 +1,6 @@
-"""Rows of data files: JSON Lines or Parquet, by path or as one file of a hub data set at a pinned revision."""
+"""Rows of data files: JSON Lines, Parquet or CSV, by path or as one file of a hub data set at a pinned revision."""
 
+import csv
 import hashlib
 import json
 import re
@@ -55,8 +56,8 @@ def pinned(declaration: Mapping[str, Any]) -> str:
 
 
 def rows_of_file(path: Path, kind: str) -> Iterator[Row | Rejection]:
-    """Yield (line, row) from 1, or the rejection of a line that holds no row. kind: jsonl or parquet."""
-    return _parquet_rows(path) if kind == "parquet" else _jsonl_rows(path)
+    """Yield (line, row) from 1, or the rejection of a line that holds no row. kind: jsonl, parquet or csv."""
+    return {"parquet": _parquet_rows, "csv": _csv_rows}.get(kind, _jsonl_rows)(path)
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row | Rejection]:
@@ -88,6 +89,20 @@ def _parquet_rows(path: Path) -> Iterator[Row | Rejection]:
         raise DatasetUnreadable(f"{path} cannot be read as Parquet: {fault}", "check `kind` and the file") from None
 
 
+def _csv_rows(path: Path) -> Iterator[Row | Rejection]:
+    """Rows by the names in the first line; their lines count from the one after it, as rows of Parquet do."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for line, row in enumerate(csv.DictReader(file, strict=True), start=1):
+                extra = row.pop(None, None)  # type: ignore[call-overload]
+                if extra is None:
+                    yield line, row
+                else:
+                    yield Rejection(line=line, reason=f"the row has {len(extra)} more cells than the first line")
+    except (csv.Error, UnicodeDecodeError) as fault:
+        raise DatasetUnreadable(f"{path} cannot be read as CSV: {fault}", "check `kind` and the file") from None
+
+
 def hub_file(declaration: Mapping[str, Any]) -> Path:
     """Return the local copy of a hub data set's file, downloaded if need be. Raises DatasetMissing."""
     from huggingface_hub import hf_hub_download
@@ -104,11 +119,11 @@ def hub_file(declaration: Mapping[str, Any]) -> Path:
 
 
 def hub_kind(file: str) -> str:
-    """Return jsonl or parquet, by the name of a hub file. Raises DatasetUnreadable for another."""
-    for kind, suffixes in {"parquet": (".parquet",), "jsonl": (".jsonl", ".ndjson")}.items():
+    """Return jsonl, parquet or csv, by the name of a file. Raises DatasetUnreadable for another."""
+    for kind, suffixes in {"parquet": (".parquet",), "jsonl": (".jsonl", ".ndjson"), "csv": (".csv",)}.items():
         if file.endswith(suffixes):
             return kind
-    raise DatasetUnreadable(f"{file} is neither .jsonl nor .parquet", "name a file of one of these two kinds")
+    raise DatasetUnreadable(f"{file} is neither .jsonl nor .parquet nor .csv", "name a .jsonl, .parquet or .csv file")
 
 
 def _first_line(fault: BaseException) -> str:

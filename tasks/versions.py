@@ -18,5 +18,7 @@ STAGE_VERSIONS: dict[str, int] = {
     "tasks.update:init_policy": 1,
     "tasks.update:update_policy": 1,
     "tasks.update:save_checkpoint": 1,
-    "tasks.evaluate:evaluate_policy": 3,
+    "tasks.evaluate:load_benchmark": 1,
+    "tasks.evaluate:evaluate_policy": 4,  # 4: accuracy is over judged answers; results name benchmark and template
+    "tasks.evaluate:summarise_benchmark": 1,
 }

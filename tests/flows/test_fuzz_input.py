@@ -37,6 +37,7 @@ def shrunk() -> dict[str, Any]:
     whole["pipelines"] = {"critique-grpo": whole["pipelines"]["critique-grpo"]}
     whole["profiles"] = {"cpu": whole["profiles"]["cpu"]}
     whole["presets"] = {"paper_v6": {}}
+    whole["benchmarks"] = {"gpqa_diamond": whole["benchmarks"]["gpqa_diamond"]}
     whole["gates"] = {name: whole["gates"][name] for name in ("truncated", "logprob_gap", "answer_leakage")}
     return dict(whole)
 

@@ -77,9 +77,11 @@ def an_eval_result(**changes: Any) -> EvalResult:
         "problem_id": "p1",
         "policy_version": 0,
         "sample_index": 0,
+        "benchmark": "eval_problems",
+        "template": "number",
+        "temperature": 0.0,
         "correct": True,
         "status": "ok",
-        "answer": "4",
     }
     return EvalResult(**(values | {"answer": "4", "text": "4", "tokens": 1, "finish_reason": "stop"} | changes))
 

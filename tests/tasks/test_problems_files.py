@@ -146,13 +146,13 @@ def test_without_a_network_a_hub_file_is_an_error_with_a_way_out(monkeypatch: py
 def test_a_hub_declaration_must_be_pinned_and_of_a_known_kind(tmp_path: Path) -> None:
     with pytest.raises(RevisionNotPinned, match="main"):
         identity(hub(revision="main"), tmp_path)
-    with pytest.raises(DatasetUnreadable, match=r"train\.csv"):
-        identity(hub(file="train.csv"), tmp_path)
+    with pytest.raises(DatasetUnreadable, match=r"train\.tsv"):
+        identity(hub(file="train.tsv"), tmp_path)
     assert identity(hub(), tmp_path)["revision"] == COMMIT
 
 
 def test_an_unknown_kind_names_the_known_ones(tmp_path: Path) -> None:
     for call in (identity, load):
-        with pytest.raises(UserError, match="csv") as raised:
-            call({"kind": "csv", "path": "x"}, tmp_path)
+        with pytest.raises(UserError, match="tsv") as raised:
+            call({"kind": "tsv", "path": "x"}, tmp_path)
         assert "reasoning_gym" in raised.value.hint

@@ -1,5 +1,6 @@
 """`prefect deployment run cgrpo/train` in both ways: served by `cgrpo serve`, and by a worker of a work pool."""
 
+import json
 import os
 import signal
 import subprocess
@@ -34,6 +35,17 @@ def run_deployment(lab, environment: dict[str, str], name: str) -> None:
     assert lab.status(name)["state"] == "completed", lab.status(name)
 
 
+def evaluate_by_deployment(lab, name: str, rows: Path) -> None:
+    rows.write_text("".join(json.dumps({"question": f"{k} and 1?", "answer": k % 4 + 1}) + "\n" for k in range(6)))
+    sets = json.dumps([f"benchmarks.gsm8k.path={rows}", "benchmarks.gsm8k.shards=2"])
+    parameters = ["--param", f"policy={name}@1", "--param", 'benchmarks=["gsm8k"]', "--param", f"set={sets}"]
+    prefect(lab.environment, "deployment", "run", "cgrpo/evaluate", *parameters)
+    deadline = time.monotonic() + PATIENCE_S
+    while not lab.sql("select 1 from runs where parent = 'NAME' and state = 'completed'".replace("NAME", name)):
+        assert time.monotonic() < deadline, lab.sql("select run, state, error from runs")
+        time.sleep(0.5)
+
+
 def end(process: subprocess.Popen[bytes]) -> None:
     os.killpg(process.pid, signal.SIGINT)
     try:
@@ -43,7 +55,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def test_a_served_deployment_trains(lab, tmp_path):
+def test_served_deployments_train_and_evaluate(lab, tmp_path):
     log = (tmp_path / "serve.log").open("wb")
     served = subprocess.Popen(
         lab.command("serve"), cwd=ROOT, env=lab.environment, stdout=log, stderr=log, start_new_session=True
@@ -54,6 +66,7 @@ def test_a_served_deployment_trains(lab, tmp_path):
             assert time.monotonic() < deadline, (tmp_path / "serve.log").read_text()
             time.sleep(0.5)
         run_deployment(lab, lab.environment, "served")
+        evaluate_by_deployment(lab, "served", tmp_path / "rows.jsonl")
     finally:
         end(served)
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +26,21 @@ def combine_digests(digests: Iterable[tuple[str, str]]) -> str:
     return sha.hexdigest()
 
 
-def weights_digest(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """Return the digest of (name, tensor) pairs in any order, one tensor in memory at a time.
+def weights_digest(named_tensors: Iterable[tuple[str, torch.Tensor]], *, threads: int = 1) -> str:
+    """Return the digest of (name, tensor) pairs in any order; at most 2 * threads tensors are in memory beside them.
 
     Names and tensors are those of the exported safetensors file: a tied `lm_head.weight` is left out there and here.
+    A tensor must stay as it is until the digest is returned, unless threads is 1. Hashing lets other threads run.
     """
-    return combine_digests((name, tensor_digest(name, tensor)) for name, tensor in named_tensors)
+    if threads == 1:
+        return combine_digests((name, tensor_digest(name, tensor)) for name, tensor in named_tensors)
+    digests: list[tuple[str, Future[str]]] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for place, (name, tensor) in enumerate(named_tensors):
+            digests.append((name, pool.submit(tensor_digest, name, tensor.detach().to("cpu"))))
+            if place >= 2 * threads:
+                digests[place - 2 * threads][1].result()
+        return combine_digests((name, digest.result()) for name, digest in digests)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 Meeting = Literal["alone", "joining", "joined"]
+HASHING_THREADS = 4  # of the digest, about 1 GB a second each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +260,9 @@ class TrainerRank:
 
         assert self._engine is not None
         weights = self._engine.named_weights()
-        digest = [weights_digest(weights) if self._rank == 0 else ""]
+        # At stage 3 a gathered tensor is gone when the next one comes, so it cannot wait for a thread.
+        threads = 1 if self._options.zero_stage == 3 else HASHING_THREADS
+        digest = [weights_digest(weights, threads=threads) if self._rank == 0 else ""]
         for _ in weights:
             pass
         torch.distributed.broadcast_object_list(digest, src=0)

@@ -455,6 +455,7 @@ def memory_loss_own(model: Any, ids: Any, advantages: Any) -> Any:
         old_logprobs=None,
         sampling_logprobs=batch.sampling_logprobs,
         ref_logprobs=None,
+        context_logprobs=None,
         params=params,
         divide_by=divide_by,
         factor=1.0,

@@ -17,6 +17,7 @@ from flows.home import data_home
 from flows.leaves import make_plan
 from flows.summary import iteration_row, stages_of
 from flows.terminal import as_gib, dump_json, say
+from flows.time_bar import draw, last_iteration
 from storage.artifacts import Store
 from storage.runs import Run, read_plan, run_state
 
@@ -58,15 +59,20 @@ def print_status(name: str | None, *, as_json: bool) -> None:
         "stages_total": state.stages_total,
         "error": state.error,
     }
-    memory = memory_figures(data_home(), state.name, read_plan(data_home(), state.name))
+    plan = read_plan(data_home(), state.name)
+    memory = memory_figures(data_home(), state.name, plan)
+    timed = last_iteration(plan, Store(data_home()))
     if as_json:
-        dump_json({**values, "memory": memory})
+        time = {"iteration": timed[0], "seconds": timed[1]} if timed else None
+        dump_json({**values, "memory": memory, "time": time})
         return
     figures = [
         [f"memory of {name}", ", ".join(f"{as_gib(size)} {what.removesuffix('_bytes')}" for what, size in one.items())]
         for name, one in memory.items()
     ]
     show_table(["", ""], [[key, value] for key, value in values.items() if value is not None] + figures)
+    if timed:
+        print(f"\nthe time of iteration {timed[0]}:", *draw(timed[1]), sep="\n")
     if state.state not in ("completed", "running"):
         say(f"\nhint: go on with: cgrpo resume {state.name}")
 

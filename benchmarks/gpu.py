@@ -189,7 +189,8 @@ def measure_update(shape: str, arguments: argparse.Namespace) -> None:
     """Print tokens/s, MFU and peak memory of whole updates, and what the digest and the export of weights take."""
     from cgrpo_core.params import LossParams, OptimizerParams
     from tasks.engines.protocol import PolicyRef, UpdateRequest
-    from tasks.engines.trainer_rank import TrainerOptions, TrainerRank
+    from tasks.engines.trainer_options import TrainerOptions
+    from tasks.engines.trainer_rank import TrainerRank
     from tasks.models import model_weights_digest
 
     rows, prompt, completion = arguments.rows, 128, arguments.length - 128

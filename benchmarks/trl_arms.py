@@ -145,7 +145,8 @@ class OwnLoop:
         import vllm
 
         from tasks.engines.protocol import PolicyRef
-        from tasks.engines.trainer_rank import TrainerOptions, TrainerRank
+        from tasks.engines.trainer_options import TrainerOptions
+        from tasks.engines.trainer_rank import TrainerRank
         from tasks.engines.vllm_core import VllmCore
         from tasks.models import model_weights_digest
 

@@ -15,7 +15,8 @@ from tasks.engines.deadlines import DEADLINE_S, Pulse, check_deadline
 from tasks.engines.faults import EngineLost
 from tasks.engines.memory import largest
 from tasks.engines.protocol import PolicyRef, UpdateReport, UpdateRequest
-from tasks.engines.trainer_rank import TrainerOptions, TrainerRank
+from tasks.engines.trainer_options import TrainerOptions
+from tasks.engines.trainer_rank import TrainerRank
 
 if TYPE_CHECKING:
     from tasks.engines.gradients import GradientReport

@@ -7,14 +7,13 @@ Heavy imports wait until a method runs: the driver imports this file to start th
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cgrpo_core.params import LossParams
-from tasks.engines.deadlines import DEADLINE_S
 from tasks.engines.memory import peak_memory
 from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch, PolicyRef, UpdateReport, UpdateRequest
+from tasks.engines.trainer_options import TrainerOptions
 
 if TYPE_CHECKING:
     from tasks.engines.gradients import GradientReport
@@ -26,27 +25,6 @@ if TYPE_CHECKING:
 
 Meeting = Literal["alone", "joining", "joined"]
 HASHING_THREADS = 4  # of the digest, about 1 GB a second each
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainerOptions:
-    """How the trainer runs; none of it is in a key. bfloat16 needs ZeRO 1 or more (float32 weights are kept there).
-
-    num_threads: of torch, a rank. chunk_tokens: completion tokens whose logits are held at once. packed_tokens: rows
-    with one prompt are computed in one sequence of up to this many tokens (micro_batch.py); 0: a sequence a row.
-    compile: fuse the model's small operations (a GPU only; a minute at the first update, and not with ZeRO 3).
-    deadline_s: a rank whose process answers nothing for so long is taken for hung, and all ranks are killed.
-    """
-
-    zero_stage: int = 0
-    dtype: str = "float32"
-    num_threads: int = 1
-    gradient_checkpointing: bool = False
-    compile: bool = False
-    chunk_tokens: int = 512
-    packed_tokens: int = 0
-    deadline_s: float = DEADLINE_S
-    on_cpu: bool = True
 
 
 class TrainerRank:

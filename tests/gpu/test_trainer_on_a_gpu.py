@@ -52,7 +52,8 @@ def test_an_update_is_that_of_the_cpu_compiled_or_not(tmp_path):
     from training_samples import build_request, build_samples
 
     from tasks.engines.protocol import PolicyRef
-    from tasks.engines.trainer_rank import TrainerOptions, TrainerRank
+    from tasks.engines.trainer_options import TrainerOptions
+    from tasks.engines.trainer_rank import TrainerRank
     from tasks.models import model_weights_digest
 
     build_tiny_model(tmp_path / "model", 0)

@@ -9,7 +9,8 @@ from training_samples import build_request, build_samples
 
 from cgrpo_core.params import LossParams, ShapingParams
 from tasks.engines.protocol import PolicyMismatch, PolicyRef
-from tasks.engines.trainer_rank import TrainerOptions, TrainerRank
+from tasks.engines.trainer_options import TrainerOptions
+from tasks.engines.trainer_rank import TrainerRank
 
 pytestmark = pytest.mark.e2e
 UNSHAPED = LossParams(shaping=ShapingParams(kind="none"))

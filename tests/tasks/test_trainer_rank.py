@@ -13,7 +13,8 @@ from cgrpo_core.params import LossParams, MismatchParams
 from cgrpo_core.weights import weights_digest
 from tasks.engines.export import read_tensors
 from tasks.engines.protocol import LogprobGapExceeded, PolicyMismatch, PolicyRef
-from tasks.engines.trainer_rank import TrainerOptions, TrainerRank
+from tasks.engines.trainer_options import TrainerOptions
+from tasks.engines.trainer_rank import TrainerRank
 
 STAGES = (0, 1, 2, 3)
 pytestmark = pytest.mark.e2e

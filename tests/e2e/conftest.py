@@ -135,7 +135,10 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
     log = (tmp_path_factory.mktemp("ray") / "head.log").open("wb")
     options = ["--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2", "--include-dashboard=false"]
     options += [f"--object-store-memory={100 * 2**20}", "--disable-usage-stats", "--block"]
-    head = subprocess.Popen([str(BIN / "ray"), "start", *options], stdout=log, stderr=log, start_new_session=True)
+    # A key is read where a stage runs: on a cluster that was joined, that is the environment that it was started in.
+    environment = {**os.environ, "CGRPO_TEST_CRITIQUE_KEY": "sk-e2e-secret-31415926535"}
+    command = [str(BIN / "ray"), "start", *options]
+    head = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
     address = f"127.0.0.1:{port}"
     check = [sys.executable, "-c", "import ray; ray.init(logging_level='error'); ray.shutdown()"]
     deadline = time.monotonic() + CLUSTER_START_S

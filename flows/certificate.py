@@ -9,6 +9,7 @@ from flows.terminal import dump_json, say
 from storage.runs import open_run, run_directory
 
 NAMED = 50  # findings and notes printed one by one; --json has them all
+WIDTH = 240  # of a line; --json has all of it
 
 
 def print_certificate(name: str | None, *, replay: bool, as_json: bool) -> bool:
@@ -65,4 +66,5 @@ def _listed(word: str, rows: list[dict[str, str]]) -> list[str]:
 
 
 def _plain(line: str) -> str:
-    return "".join(mark if mark.isprintable() else f"\\x{ord(mark):02x}" for mark in line)
+    shown = line if len(line) <= WIDTH else line[:WIDTH] + "..."
+    return "".join(mark if mark.isprintable() else f"\\x{ord(mark):02x}" for mark in shown)

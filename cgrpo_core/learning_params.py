@@ -21,6 +21,18 @@ class SelectParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisedParams:
+    """Which correct completions are imitated, and how many of a group and of each origin at most; null: all."""
+
+    __pydantic_config__: ClassVar = FORBID
+    imitate: Literal["responses", "refinements", "both"] = "both"
+    keep: int | None = None
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "keep")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdvantageParams:
     """Baseline and row weights (advantages.py).
 

@@ -15,6 +15,7 @@ from cgrpo_core.learning_params import (
     OptimizerParams,
     SelectParams,
     ShapingParams,
+    SupervisedParams,
 )
 from cgrpo_core.param_checks import FORBID
 from cgrpo_core.sampling_params import (
@@ -44,6 +45,7 @@ __all__ = [
     "RunParams",
     "SelectParams",
     "ShapingParams",
+    "SupervisedParams",
     "VerifyParams",
     "build_block",
     "key_values",
@@ -61,6 +63,7 @@ class Params:
     critique: CritiqueParams = field(default_factory=CritiqueParams)
     refine: RefineParams = field(default_factory=RefineParams)
     select: SelectParams = field(default_factory=SelectParams)
+    supervised: SupervisedParams = field(default_factory=SupervisedParams)
     advantage: AdvantageParams = field(default_factory=AdvantageParams)
     loss: LossParams = field(default_factory=LossParams)
     optimizer: OptimizerParams = field(default_factory=OptimizerParams)

@@ -9,7 +9,7 @@ from typing import Literal
 
 VerdictStatus = Literal["ok", "unparsable", "timeout", "error"]
 FinishReason = Literal["stop", "length"]
-Origin = Literal["response", "refinement", "solution"]
+Origin = Literal["response", "refinement", "solution", "critique"]
 Restart = Literal["none", "named", "unnamed"]
 # What became of one request to a critique model: `agreed` and `disagreed` with the verifier; no verdict in the reply;
 # nothing in it; a reply that is none; a request that was refused; no reply, or a server that does not answer.
@@ -200,16 +200,17 @@ class TrainingSample:
     For a refinement the prompt is the original question alone (paper step 7), so its `sampling_logprobs`, which were
     conditioned on the refinement prompt, are kept for the record and never enter a ratio; that prompt is
     `context_token_ids`, empty where the row was sampled from `prompt_token_ids` or, as a solution, by no engine. A
-    solution has no sampling_logprobs. The advantage is of reward + penalty.
+    solution has no sampling_logprobs, nor has a critique, whose prompt is a request for it. The context of a response
+    is the prompt that shows its critique (SDPO). The advantage is of reward + penalty, and 1 where a loss has none.
     """
 
-    sample_id: str  # the response_id, refinement_id or solution_id
+    sample_id: str  # the response_id, refinement_id or solution_id; of a critique an id of its own
     group_id: str
     origin: Origin
     prompt_token_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
     sampling_logprobs: tuple[float, ...]
-    reward: float  # the verifier's, whatever is learnt from it
+    reward: float  # the verifier's, whatever is learnt from it; 0 for a critique, which has none
     advantage: float
     weight: float  # factor of its token losses; adds up to 1 over each origin, or the group; or 1 for every row
     context_token_ids: tuple[int, ...] = ()
@@ -255,6 +256,7 @@ class UpdateMetrics:
     response_tokens: int
     refinement_tokens: int
     solution_tokens: int
+    critique_tokens: int
     non_finite_steps: int
     seconds: float
 

@@ -171,8 +171,8 @@ def validate(record: type[R], rows: Sequence[R]) -> None:
     """Check the invariants that hold between fields and rows. Raises RecordInvalid with the row and the reason.
 
     Ids are unique within the table and not empty, there is one sampling log-prob for each token that was sampled (a
-    solution was not), floats are finite
-    (NaN never stands for absent), and a Literal field holds one of its words.
+    solution or a critique was not), floats are finite (NaN never stands for absent), and a Literal field holds one of
+    its words.
     """
     names = unique_fields(record)
     for position, row in enumerate(rows):
@@ -203,6 +203,6 @@ def _faults(record: type, row: object) -> Iterator[str]:
         if item.kind == "list<float32>" and not all(map(math.isfinite, value)):
             yield f"{item.name} holds a value that is not finite"
     tokens, logprobs = getattr(row, "token_ids", None), getattr(row, "sampling_logprobs", None)
-    sampled = 0 if getattr(row, "origin", None) == "solution" else len(tokens or ())
+    sampled = 0 if getattr(row, "origin", None) in ("solution", "critique") else len(tokens or ())
     if tokens is not None and logprobs is not None and len(logprobs) != sampled:
         yield f"{len(tokens)} token_ids, but {len(logprobs)} sampling_logprobs"

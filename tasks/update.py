@@ -122,6 +122,7 @@ def _metrics(report: UpdateReport, samples: list[TrainingSample]) -> UpdateMetri
         response_tokens=tokens["response"],
         refinement_tokens=tokens["refinement"],
         solution_tokens=tokens["solution"],
+        critique_tokens=tokens["critique"],
         non_finite_steps=report.non_finite_steps,
         seconds=report.seconds,
     )

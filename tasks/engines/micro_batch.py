@@ -161,7 +161,7 @@ def _padded(rows: Sequence[Sequence[float]], length: int, dtype: torch.dtype) ->
 def _validate(sample: TrainingSample) -> None:
     if not sample.prompt_token_ids or not sample.token_ids:
         raise ValueError(f"sample {sample.sample_id} has no prompt tokens or no completion tokens")
-    sampled = len(sample.token_ids) if sample.origin != "solution" else 0
+    sampled = len(sample.token_ids) if sample.origin in ("response", "refinement") else 0
     if len(sample.sampling_logprobs) != sampled:
         raise ValueError(f"sample {sample.sample_id} has not one sampling log-prob for each token that was sampled")
 

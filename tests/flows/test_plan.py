@@ -38,7 +38,7 @@ def test_every_pipeline_preset_and_profile_makes_a_plan(pipeline: str, preset: s
     made = compile_plan(spec, {name: {"digest": name} for name in spec.inputs})
     stages = [stage.stage for stage in made.stages if stage.iteration == 2]
     assert stages[-3:] == ["update", "checkpoint", "evaluate"]
-    assert stages.count("rollout") == spec.params.run.chunks
+    assert stages.count("prompts") == spec.params.run.chunks
     assert len({stage.key for stage in made.stages}) == len(made.stages)
 
 

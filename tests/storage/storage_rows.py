@@ -97,6 +97,7 @@ def update_metrics(**changes: Any) -> UpdateMetrics:
         "response_tokens",
         "refinement_tokens",
         "solution_tokens",
+        "critique_tokens",
         "non_finite_steps",
     ]
     values = {

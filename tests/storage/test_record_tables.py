@@ -58,7 +58,7 @@ def a_row(draw: st.DrawFn, record: type) -> Any:
         cell = cells(item.name, item.kind, item.words)
         values[item.name] = draw(st.none() | cell if item.nullable else cell)
     if "sampling_logprobs" in values:
-        length = 0 if values.get("origin") == "solution" else len(values["token_ids"])
+        length = 0 if values.get("origin") in ("solution", "critique") else len(values["token_ids"])
         values["sampling_logprobs"] = (values["sampling_logprobs"] + (0.0,) * length)[:length]
     return record(**values)
 

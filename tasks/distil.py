@@ -52,7 +52,7 @@ def build_distillation_samples(
         "samples": len(samples),
         "judged": len(judged),
         "without_verdict": len(responses) - len(judged),
-        "without_critique": len(responses) - len(critiques),
+        "without_critique": len(responses) - sum(critique.degraded != "skipped" for critique in critiques),
         **shown.counts,
     }
     return Published(tables={"samples": samples}, counts=counts, metrics={"reward_sum": sum(judged)})
@@ -71,7 +71,7 @@ def _contexts(
         params=context.block(RefineParams),
         template=context.block(RolloutParams).template,
         tokenizer=load_tokenizer(str(resolve_model(model, context.home, Path(context.base_dir)))),
-        critiques=critiques,
+        critiques=[critique for critique in critiques if critique.degraded != "skipped"],
         responses={response.response_id: response for response in responses},
         prompts={prompt.prompt_id: prompt for prompt in prompts},
         questions={problem.problem_id: problem.question for problem in problems},

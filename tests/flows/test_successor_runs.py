@@ -13,7 +13,11 @@ from cgrpo_core.records import Prompt, Refinement, Response, TrainingSample
 from flows.leaves import make_plan
 from storage.artifacts import Store
 
-MORE = ("run.prompts_per_iteration=8", "rollout.group_size=4")  # some refinement is right, whatever is drawn
+MORE = (
+    *("run.prompts_per_iteration=8", "rollout.group_size=4"),  # some refinement is right, whatever is drawn
+    *("critique.max_prompt_tokens=2000", "refine.max_prompt_tokens=2000"),  # a token is a byte here
+    "engines.sampler.options.max_model_len=4096",
+)
 ARMS = {
     "rltf": ("critique-grpo", {"response", "refinement"}),
     "icrl": ("critique-grpo", {"response", "refinement"}),

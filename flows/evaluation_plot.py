@@ -4,8 +4,6 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from storage.durable import replace_file
-
 if TYPE_CHECKING:
     from flows.evaluation_report import Measurement
 
@@ -47,5 +45,5 @@ def draw(shown: "list[Measurement]", path: Path, *, title: str) -> Path:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, buffer.getvalue())
+    path.write_bytes(buffer.getvalue())
     return path

@@ -75,7 +75,7 @@ def print_evaluation(home: Path, run: Run, *, plot: Path | None = None, as_json:
     else:
         show_table(*_table(shown))
         _say_sizes(home, run)
-    path = draw(shown, plot or home / "runs" / run.name / "evaluation.png", title=str(run.parent))
+    path = draw(shown, plot or home / "plots" / f"{run.name}.png", title=str(run.parent))
     say(f"evaluation {run.name}: {state.state}\nplot: {path}")
     say(f'next:\n  cgrpo sql "select * from benchmark_figures order by all" --run {run.name}')
 

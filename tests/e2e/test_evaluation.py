@@ -122,7 +122,7 @@ def test_a_later_policy_is_shown_beside_the_earlier_one_and_drawn(trained, first
     greedy = {one["policy_version"] for one in shown["figures"] if one["metric"] == "pass@1"}
     assert greedy == {1, 2}
     assert {one["temperature"] for one in shown["figures"]} == {0}
-    plot = trained.home / "runs" / shown["run"] / "evaluation.png"
+    plot = trained.home / "plots" / f"{shown['run']}.png"
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert str(plot) in said
     state = trained.status(shown["run"])

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from critique_server import Raw, Say, Status, critique_server
 
 pytestmark = pytest.mark.e2e
@@ -100,10 +101,9 @@ def test_what_it_cost_is_told_by_kind_and_model(lab, asked, tmp_path):
     assert (row["kind"], row["model"], row["attempts"], row["price"]) == ("cot", "scripted", attempts["n"], None)
     assert "no price for scripted" in done.stderr
     prices = tmp_path / "prices.yaml"
-    text = (
-        ROOT / "pipelines.yaml"
-    ).read_text() + "  scripted: {prompt_per_million: 1000, completion_per_million: 2000}\n"
-    prices.write_text(text)
+    declaration = yaml.safe_load((ROOT / "pipelines.yaml").read_text(encoding="utf-8"))
+    declaration["prices"]["scripted"] = {"prompt_per_million": 1000, "completion_per_million": 2000}
+    prices.write_text(yaml.safe_dump(declaration))
     (priced,) = json.loads(lab.call("critique-cost", "asked", "--json", "--file", str(prices)).stdout)
     assert priced["price"] == pytest.approx((row["prompt_tokens"] * 1000 + row["completion_tokens"] * 2000) / 1e6)
     assert row["wrong_to_right"] <= row["refinements"]

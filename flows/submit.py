@@ -8,6 +8,7 @@ from prefect import Task
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect_ray.context import remote_options
+from prefect_ray.task_runners import PrefectRayFuture
 
 from cgrpo_core.errors import UserError
 from storage.plans import StagePlan
@@ -46,15 +47,17 @@ def wait_for_all(submitted: list[tuple[StagePlan, PrefectFuture]]) -> None:
         raise StageFailed(f"stage {plan.label}: {message}", cause.hint if cause else "")
 
 
-def _wait(future: PrefectFuture) -> None:
+def _wait(future: PrefectRayFuture) -> None:
     """Wait for one stage. Raises Ray's error when the cluster is gone or another stands in its place.
 
     A future of a cluster whose head was replaced is never resolved and never fails: only a question to the head tells.
     """
-    future.wait(timeout=LOOK_S)
-    while not future.state.is_final():
+    import ray
+
+    # Not by the state of the task run: that of a stage whose upstream failed is never final.
+    while not ray.wait([future.wrapped_future], timeout=LOOK_S)[0]:
         list_engines()
-        future.wait(timeout=LOOK_S)
+    future.wait()
 
 
 class StageFailed(UserError):

@@ -266,7 +266,7 @@ class TrainerRank:
             entropy=mean(sums["entropy_sum"], responses + others),
             clip_fraction_low=mean(sums["clip_low_count"], responses),
             clip_fraction_high=mean(sums["clip_high_count"], responses),
-            shaping_mean=mean(sums["shaping_sum"], others),
+            shaping_mean=mean(sums["shaping_sum"], others if loss.kind == "critique_grpo" else 0),
             off_policy_prob_mean=mean(sums["off_policy_prob_sum"], others),
             mismatch_weight_mean=mean(sums["mismatch_sum"], responses if corrected else 0),
             mismatch_capped_fraction=mean(sums["mismatch_capped_count"], responses if corrected else 0),

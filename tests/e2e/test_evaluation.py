@@ -130,8 +130,8 @@ def test_a_later_policy_is_shown_beside_the_earlier_one_and_drawn(trained, first
 
 
 def test_a_killed_evaluation_goes_on_from_its_published_shards(trained, first, settings):
-    sets = [*settings, "--set", "benchmarks.gsm8k.shards=20", "--set", "verify.timeout_s=4.0"]
-    words = ["evaluate", "--policy", "subject@2", "--benchmarks", "gsm8k", "--samples", "32", *sets]
+    sets = [*settings, "--set", "benchmarks.gsm8k.shards=8", "--set", "verify.timeout_s=4.0"]
+    words = ["evaluate", "--policy", "subject@2", "--benchmarks", "gsm8k", "--samples", "16", *sets]
     runs = trained.home / "runs"
     known = set(runs.iterdir())
     process = trained.start(*words)
@@ -159,8 +159,8 @@ def test_a_killed_evaluation_goes_on_from_its_published_shards(trained, first, s
     assert "gsm8k" in resumed.stdout
     after = published_at(trained, run)
     assert {place: after[place] for place in before} == before
-    assert len([place for place in after if place[0] == "evaluate_gsm8k_sampled"]) == 20
+    assert len([place for place in after if place[0] == "evaluate_gsm8k_sampled"]) == 8
     rows = trained.sql(
         "select count(*) n, count(distinct (problem_id, sample_index, temperature)) d from evaluations", run
     )
-    assert rows == [{"n": 20 * 33, "d": 20 * 33}]
+    assert rows == [{"n": 20 * 17, "d": 20 * 17}]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from critique_server import Say, critique_server
 
 from flows.resolve import presets_for, read_declaration
 from storage.catalog import query
@@ -26,7 +27,23 @@ ARMS = [
     for pipeline in DECLARATION.pipelines
     for preset in presets_for(pipeline, DECLARATION)
 ]
-SETS = ("run.seed=31", "run.prompts_per_iteration=4", "rollout.group_size=3", "checkpoint.every=9")
+SETS = (
+    *("run.seed=31", "run.prompts_per_iteration=4", "rollout.group_size=3", "checkpoint.every=9"),
+    # The tiny model reads bytes: what it writes critiques from is longer than the profile has room for, and it states
+    # no verdict, so that by default none of its critiques would be kept.
+    *("engines.sampler.options.max_model_len=1024", "critique.max_prompt_tokens=900", "refine.max_prompt_tokens=480"),
+    *("critique.max_critique_tokens=8", "critique.attempts=2", "limits.degraded_critiques_max=1"),
+)
+VARIABLE = "CGRPO_TEST_CRITIQUE_KEY"  # conftest.py puts it into the environment of the cluster
+
+
+@pytest.fixture(scope="module")
+def others(lab) -> Iterator[list[str]]:
+    """Settings of the models besides the policy: a scripted critique model, and the tiny model once more as helper."""
+    helper = next(one for one in lab.sets if one.startswith("inputs.base_model")).replace("base_model", "helper_model")
+    with critique_server(lambda body, before: Say("It adds wrongly.\nVerdict: wrong")) as server:
+        options = f"model: scripted, base_url: '{server.base_url}', api_key_env: {VARIABLE}"
+        yield [helper, f"engines.critiquer.options={{{options}}}", "engines.helper.options.kv_cache_gib=0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +73,9 @@ def train(lab, tmp_path_factory) -> Iterator[Callable[..., str | None]]:
 
 
 @pytest.mark.parametrize(("pipeline", "preset"), ARMS)
-def test_a_preset_trains_two_iterations(lab, train, pipeline, preset):
+def test_a_preset_trains_two_iterations(lab, train, others, pipeline, preset):
     name = f"preset-{pipeline}-{preset}".replace(".", "-")
-    sets = [*lab.sets, *SETS]
+    sets = [*lab.sets, *SETS, *others]
     assert train(pipeline=pipeline, profile="cpu", presets=[preset], sets=sets, name=name) is None
     state = run_state(lab.home, name)
     assert (state.state, state.policy_version) == ("completed", 2)

@@ -43,7 +43,8 @@ def others(lab) -> Iterator[list[str]]:
     helper = next(one for one in lab.sets if one.startswith("inputs.base_model")).replace("base_model", "helper_model")
     with critique_server(lambda body, before: Say("It adds wrongly.\nVerdict: wrong")) as server:
         options = f"model: scripted, base_url: '{server.base_url}', api_key_env: {VARIABLE}"
-        yield [helper, f"engines.critiquer.options={{{options}}}", "engines.helper.options.kv_cache_gib=0.1"]
+        room = ["engines.helper.options.kv_cache_gib=0.1", "engines.helper.options.max_model_len=1024"]
+        yield [helper, f"engines.critiquer.options={{{options}}}", *room]
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ unit: install
 	$(BIN)/python -m pytest -m "not e2e and not gpu"
 
 e2e: install
-	@echo "end-to-end tests with real engines: about 20 minutes on 2 cores"
+	@echo "end-to-end tests with real engines: about 30 minutes on 2 cores"
 	$(BIN)/python -m pytest -m "e2e and not gpu"
 
 clean-venv:

@@ -155,3 +155,4 @@ def test_another_model_writes_the_refinements_and_they_say_so(lab):
     responses = lab.sql("select distinct iteration, policy_version from responses order by all", "helped")
     assert [row["policy_version"] for row in responses] == [0, 1]
     assert {name.partition("-")[0] for name in lab.call("engines").stdout.split()} >= {"sampler", "helper"}
+    lab.call("engines", "--stop")  # a helper, and a sampler with more room, that the tests to come do not use

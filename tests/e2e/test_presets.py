@@ -71,6 +71,7 @@ def train(lab, tmp_path_factory) -> Iterator[Callable[..., str | None]]:
     child.stdin.close()
     child.wait(timeout=60)
     log.close()
+    lab.call("engines", "--stop")  # engines of other shapes than those of the tests to come
 
 
 @pytest.mark.parametrize(("pipeline", "preset"), ARMS)

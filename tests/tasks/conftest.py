@@ -41,3 +41,22 @@ def base(model_dir):
 
     digest = weights_digest(read_tensors(model_dir / "model.safetensors").items())
     return PolicyRef(policy_version=0, weights_sha256=digest)
+
+
+@pytest.fixture(scope="session")
+def process_group():
+    """This process as the only rank of a trainer; once a session, for DeepSpeed keeps the first group that it saw."""
+    import torch
+
+    from tasks.engines.trainer_options import TrainerOptions
+    from tasks.engines.trainer_rank import TrainerRank
+    from tasks.engines.zero import leave_process_group
+
+    before, threads = dict(os.environ), torch.get_num_threads()
+    joiner = TrainerRank(0, 1, "", TrainerOptions())
+    joiner.join(joiner.meeting_file())
+    yield
+    leave_process_group()
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(before)

@@ -1,6 +1,5 @@
 """Updates that look at rows in the context of their critique, on the real trainer, against plain torch."""
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -12,26 +11,12 @@ from tasks.engines.export import read_tensors
 from tasks.engines.trainer_options import TrainerOptions
 from tasks.engines.trainer_rank import TrainerRank
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("process_group")]
 PLAIN = {"ratio": "none", "clip_low": None, "clip_high": None}
 ICRL = LossParams(**PLAIN, shaping=ShapingParams(kind="context_ratio", cap=1.1), aggregate="token_mean")
 SDPO = LossParams(kind="sdpo", **PLAIN, aggregate="token_mean")
 SFT = LossParams(kind="sft", **PLAIN, aggregate="token_mean")
 LOSSES = [pytest.param(loss, id=name) for name, loss in (("icrl", ICRL), ("sdpo", SDPO), ("sft", SFT))]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group():
-    before, threads = dict(os.environ), torch.get_num_threads()
-    joiner = TrainerRank(0, 1, "", TrainerOptions())
-    joiner.join(joiner.meeting_file())
-    yield
-    from tasks.engines.zero import leave_process_group
-
-    leave_process_group()
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def samples_for(loss: LossParams):

@@ -1,10 +1,8 @@
 """Gradients of a batch under several losses, at one policy: those of the update itself, and no step is taken."""
 
-import os
 from dataclasses import replace
 
 import pytest
-import torch
 from training_samples import build_request, build_samples
 
 from cgrpo_core.params import LossParams, ShapingParams
@@ -12,23 +10,9 @@ from tasks.engines.protocol import PolicyMismatch, PolicyRef
 from tasks.engines.trainer_options import TrainerOptions
 from tasks.engines.trainer_rank import TrainerRank
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("process_group")]
 UNSHAPED = LossParams(shaping=ShapingParams(kind="none"))
 GRPO = LossParams(kind="grpo", aggregate="sequence_mean")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group():
-    before, threads = dict(os.environ), torch.get_num_threads()
-    joiner = TrainerRank(0, 1, "", TrainerOptions())
-    joiner.join(joiner.meeting_file())
-    yield
-    from tasks.engines.zero import leave_process_group
-
-    leave_process_group()
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """One rank in this process, under each ZeRO stage: what an update does, and what must leave no trace."""
 
 import json
-import os
 from dataclasses import replace
 
 import pytest
@@ -17,21 +16,7 @@ from tasks.engines.trainer_options import TrainerOptions
 from tasks.engines.trainer_rank import TrainerRank
 
 STAGES = (0, 1, 2, 3)
-pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module", autouse=True)
-def process_group():
-    before, threads = dict(os.environ), torch.get_num_threads()
-    joiner = TrainerRank(0, 1, "", TrainerOptions())
-    joiner.join(joiner.meeting_file())
-    yield
-    from tasks.engines.zero import leave_process_group
-
-    leave_process_group()
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("process_group")]
 
 
 @pytest.fixture

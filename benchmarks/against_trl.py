@@ -34,9 +34,9 @@ def say(**row: Any) -> None:
     print(json.dumps({name: float(f"{v:.4g}") if isinstance(v, float) else v for name, v in row.items()}), flush=True)
 
 
-def start(*words: str) -> subprocess.Popen[str]:
-    """Start one arm as a process that obeys lines on its standard input."""
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("trl_arms.py")), *words]
+def start(program: str, *words: str) -> subprocess.Popen[str]:
+    """Start a program beside this one as a process that obeys lines on its standard input."""
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name(program)), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
 
@@ -56,7 +56,7 @@ def ask(arm: subprocess.Popen[str], line: str) -> dict[str, Any]:
 
 def measure_steps(model: str, turns: int) -> None:
     """Print each step, then medians and ratios."""
-    arms = {name: start(name, model) for name in ARMS}
+    arms = {name: start("trl_arms.py", name, model) for name in ARMS}
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ARMS}
     try:
         for name in ARMS:
@@ -83,10 +83,10 @@ def measure_memory(limit_gib: float) -> None:
     for vocabulary in VOCABULARIES:
         for rows, length in SIZES:
             for name in ARMS:
-                words = ["memory", name, str(rows), str(length), str(vocabulary)]
+                words = [name, str(rows), str(length), str(vocabulary)]
                 limit = int(limit_gib * 2**30)
                 arm = subprocess.run(
-                    [sys.executable, "-W", "ignore", str(Path(__file__).with_name("trl_arms.py")), *words],
+                    [sys.executable, "-W", "ignore", str(Path(__file__).with_name("trl_memory.py")), *words],
                     env={**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"},
                     capture_output=True,
                     text=True,
@@ -110,7 +110,7 @@ def main() -> None:
         parser.error("name a model directory; `cgrpo model critique-grpo` prints one")
     began = time.time()
     if arguments.what == "parity":
-        say(**ask(start("parity", arguments.model), ""))
+        say(**ask(start("trl_parity.py", arguments.model), ""))
     elif arguments.what == "steps":
         measure_steps(arguments.model, arguments.turns)
     else:

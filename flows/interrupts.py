@@ -26,7 +26,7 @@ def interruptible() -> Iterator[None]:
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # whatever the signal broke on its way up; without a signal it rises as it is
         if received:
             raise KeyboardInterrupt from error
         raise

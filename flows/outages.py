@@ -28,7 +28,7 @@ def outages_named() -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # Ray and Prefect raise many types; one that is no outage rises as it is
         lost = _service_of(error)
         if lost is None:
             raise

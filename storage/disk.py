@@ -45,7 +45,9 @@ def disk_faults_named(home: Path) -> Iterator[None]:
     """Raise DiskFault for an error of the disk that leaves the block; anything else passes through."""
     try:
         yield
-    except Exception as error:
+    except (
+        Exception
+    ) as error:  # Arrow wraps an OSError in types of its own; what is no fault of the disk rises as it is
         fault = disk_fault(error, home)
         if fault is None:
             raise

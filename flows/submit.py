@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import Task
 from prefect.client.schemas.objects import State
+from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
 from prefect_ray.context import remote_options
 from prefect_ray.task_runners import PrefectRayFuture
@@ -28,7 +29,10 @@ def submit_stages(
     futures: dict[str, PrefectFuture] = {}
     for plan in stages:
         upstream = [futures[ref.key] for refs in plan.inputs.values() for ref in refs if ref.key in futures]
-        with remote_options(num_cpus=plan.resources.get("num_cpus", DEFAULT_CPUS)):
+        # No tags: for each new set of them Prefect asks its server whether a limit goes with it, before the task starts;
+        # when two tasks ask at once, one of them waits for two seconds. The flow runs have the tags.
+        cpus = plan.resources.get("num_cpus", DEFAULT_CPUS)
+        with TagsContext(current_tags=set()), remote_options(num_cpus=cpus):
             futures[plan.key] = _task(plan, run).submit(
                 plan=asdict(plan), home=home, base_dir=base_dir, upstream=upstream
             )
@@ -72,11 +76,9 @@ def _user_error(state: State[Any]) -> UserError | None:
 def _task(plan: StagePlan, run: str) -> Task[..., Any]:
     module, _, name = plan.task.partition(":")
     task: Task[..., Any] = getattr(import_module(module), name)
-    tags = {f"run:{run}", f"stage:{plan.stage}", f"section:{plan.section}"}
     return task.with_options(
         name=plan.stage,
         task_run_name=f"{run} {plan.label}",
-        tags=tags | ({f"iteration:{plan.iteration}"} if plan.iteration else set()),
         retries=plan.retries,
         retry_delay_seconds=RETRY_DELAY_S,
         retry_condition_fn=worth_retrying,

@@ -38,9 +38,9 @@ def wait_until(condition, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def tagged(*tags: str) -> dict[str, object]:
+def of_iteration(run: str, number: int) -> dict[str, object]:
     """Oldest first: in a mapping by name, the task run of the resumed flow replaces that of the killed one."""
-    return {"task_runs": {"tags": {"all_": list(tags)}}, "sort": "EXPECTED_START_TIME_ASC"}
+    return {"flow_runs": {"name": {"any_": [f"{run} iteration {number}"]}}, "sort": "EXPECTED_START_TIME_ASC"}
 
 
 @pytest.mark.parametrize("stage", ["prompts", "refine", "advantage", "update"])
@@ -64,9 +64,7 @@ def test_a_flow_killed_after_any_stage_resumes_to_the_same_weights_and_samples_n
     state = other.status(name)
     assert (state["state"], state["weights_sha256"]) == ("completed", undisturbed)
     iteration = [place[0] for place in before if place[1] == 1]
-    shown = {
-        row["name"]: row["state_name"] for row in other.prefect("task_runs", **tagged(f"run:{name}", "iteration:1"))
-    }
+    shown = {row["name"]: row["state_name"] for row in other.prefect("task_runs", **of_iteration(name, 1))}
     assert {shown[f"{name} {stage} 1.0"] for stage in iteration if f"{name} {stage} 1.0" in shown} == {"Cached"}
     twice = other.sql("select count(*) - count(distinct (iteration, problem_id, seed)) n from responses", name)
     assert twice == [{"n": 0}]

@@ -91,7 +91,7 @@ def test_the_prefect_ui_shows_the_paper_s_steps_by_run_iteration_stage_and_chunk
     lab, _ = trained
     flows = {row["name"] for row in lab.prefect("flow_runs", flow_runs={"name": {"like_": "story"}})}
     assert {"critique-grpo story", "story iteration 0", "story iteration 1", "story iteration 2"} <= flows
-    tasks = lab.prefect("task_runs", task_runs={"tags": {"all_": ["run:story", "iteration:2"]}})
+    tasks = lab.prefect("task_runs", flow_runs={"name": {"any_": ["story iteration 2"]}})
     names = {row["name"] for row in tasks}
     assert {
         "story rollout 2.0",

@@ -191,6 +191,7 @@ def measure_update(shape: str, arguments: argparse.Namespace) -> None:
     from tasks.engines.protocol import PolicyRef, UpdateRequest
     from tasks.engines.trainer_options import TrainerOptions
     from tasks.engines.trainer_rank import TrainerRank
+    from tasks.engines.update_steps import Split, take_steps
     from tasks.models import model_weights_digest
 
     rows, prompt, completion = arguments.rows, 128, arguments.length - 128
@@ -220,14 +221,18 @@ def measure_update(shape: str, arguments: argparse.Namespace) -> None:
         )
         flops, card = update_flops(shape, rows, prompt, completion), torch.cuda.get_device_name()
         peak_flops = next((value for name, value in PEAK_FLOPS.items() if name in card), float("nan"))
+        assert rank._engine is not None
+        split = Split(rank=0, world_size=1, packed_tokens=0)
         for turn in range(arguments.updates):
             torch.cuda.reset_peak_memory_stats()
-            report = rank.update(request, policy)
-            policy = report.policy
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            result = take_steps(rank._engine, request, split)
+            torch.cuda.synchronize()
+            step = time.perf_counter() - began
             began = time.perf_counter()
             rank._compute_digest()
             digest = time.perf_counter() - began
-            step = report.seconds - digest
             say(
                 update=shape,
                 turn=turn,
@@ -239,12 +244,11 @@ def measure_update(shape: str, arguments: argparse.Namespace) -> None:
                 seconds=step,
                 digest_seconds=digest,
                 peak_gib=torch.cuda.max_memory_allocated() / 2**30,
-                grad_norm=report.grad_norm,
+                grad_norm=result.grad_norms[0],
             )
         began = time.perf_counter()
         rank.export_weights(str(Path(directory) / "export"), policy)
         say(update=shape, export_seconds=time.perf_counter() - began)
-        assert rank._engine is not None
         rank._engine.close()
     del rank
     torch.cuda.empty_cache()

@@ -82,7 +82,9 @@ def _widened(logits: Tensor, temperature: float) -> Tensor:
 
 @cache
 def _compiled(function: Any) -> Any:
-    return torch.compile(function, dynamic=True)
+    # The number of tokens varies, and becomes a symbol with the second one; the vocabulary stays a number, of which the
+    # compiler then knows that wide loads may be used.
+    return torch.compile(function)
 
 
 def _summary(logits: Tensor, targets: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, ...]:

@@ -13,11 +13,12 @@ def sql(
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     run: Annotated[list[str], typer.Option("--run", help="Only these runs; by default all.")] = [],  # noqa: B006
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds after which the query is interrupted.")] = 60.0,
 ) -> None:
     """Ask about everything that was sampled, judged, said and learnt. Read-only."""
     from flows.report import print_query
 
-    print_query(query, runs=run or None, form="json" if as_json else "csv" if as_csv else "table")
+    print_query(query, runs=run or None, form="json" if as_json else "csv" if as_csv else "table", deadline_s=deadline)
 
 
 def golden(directory: Annotated[Path, typer.Argument(help="A folder of vector files (*.json).")]) -> None:

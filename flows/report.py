@@ -16,7 +16,7 @@ from flows.fit import memory_figures
 from flows.home import data_home
 from flows.leaves import make_plan
 from flows.summary import iteration_row, stages_of
-from flows.terminal import as_gib, dump_json, say
+from flows.terminal import as_gib, dump_json, fail, say
 from flows.time_bar import draw, last_iteration
 from storage.artifacts import Store
 from storage.runs import Run, read_plan, run_state
@@ -77,11 +77,16 @@ def print_status(name: str | None, *, as_json: bool) -> None:
         say(f"\nhint: go on with: cgrpo resume {state.name}")
 
 
-def print_query(query: str, *, runs: list[str] | None, form: Form) -> None:
+def print_query(query: str, *, runs: list[str] | None, form: Form, deadline_s: float) -> None:
     """Run a read-only query and print its rows."""
     from storage.catalog import query as ask
 
-    result = ask(data_home(), query, runs=runs)
+    def overrun() -> None:
+        message = f"ended some seconds after the deadline of {deadline_s:g} s, which a single value did not heed"
+        fail(message, "ask for less text, or allow more time with --deadline")
+        os._exit(1)  # nothing else stops DuckDB; a query only reads
+
+    result = ask(data_home(), query, deadline_s, runs, overrun)
     if form == "json":
         dump_json([dict(zip(result.columns, row, strict=True)) for row in result.rows])
     elif form == "csv":

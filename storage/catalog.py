@@ -10,7 +10,7 @@ A query sees nothing else: no files, no network, no variables of the program, no
 
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -102,6 +102,7 @@ _SEAL = (
     "SET enable_external_access = false",
     "SET lock_configuration = true",
 )
+GRACE_S = 2.0
 _READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
@@ -164,18 +165,27 @@ def _connect(
     return connection
 
 
-def query(home: Path, sql: str, deadline_s: float = 60.0, runs: list[str] | None = None) -> QueryResult:
+def query(
+    home: Path,
+    sql: str,
+    deadline_s: float = 60.0,
+    runs: list[str] | None = None,
+    overrun: Callable[[], None] | None = None,
+) -> QueryResult:
     """Return the result of one SELECT (or WITH, DESCRIBE, SUMMARIZE, EXPLAIN) over the views.
 
     Raises QueryFailed with DuckDB's message and a hint, QueryTimeout if it was still at work after `deadline_s`
-    seconds of its own, RunNotFound.
+    seconds of its own, RunNotFound. A function over megabytes of text can keep DuckDB from seeing an interrupt for
+    minutes: `overrun` is then called in another thread, GRACE_S later, and may end the process.
     """
     connection = open_catalog(home, runs)
-    passed = threading.Event()
+    passed, ended = threading.Event(), threading.Event()
 
     def interrupt() -> None:
         passed.set()
         connection.interrupt()
+        if overrun is not None and not ended.wait(GRACE_S):
+            overrun()
 
     timer = threading.Timer(deadline_s, interrupt)
     try:
@@ -191,6 +201,7 @@ def query(home: Path, sql: str, deadline_s: float = 60.0, runs: list[str] | None
             ) from error
         raise QueryFailed(str(error), _hint(str(error))) from error
     finally:
+        ended.set()
         timer.cancel()
         if timer.ident is not None:
             timer.join()  # so that it cannot interrupt a closed connection

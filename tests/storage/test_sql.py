@@ -1,5 +1,9 @@
 """Questions in SQL over what the runs published: records are joined by id, and placed by run, iteration and chunk."""
 
+import os
+import subprocess
+import sys
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -211,3 +215,34 @@ def test_a_query_that_cannot_be_answered_says_why(home: Path, sql: str, message:
 def test_a_query_is_interrupted_at_its_deadline(tmp_path: Path, sql: str) -> None:
     with pytest.raises(QueryTimeout, match=r"interrupted after 0\.2 s"):
         query(tmp_path, sql, 0.2)
+
+
+def test_a_single_value_that_heeds_no_interrupt_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.catalog.GRACE_S", 0.05)
+    told: list[str] = []
+    with suppress(QueryTimeout):
+        query(
+            tmp_path,
+            "SELECT levenshtein(repeat('ab', 15000), repeat('ba', 15000))",
+            0.05,
+            None,
+            lambda: told.append("x"),
+        )
+    assert told == ["x"]
+
+
+def test_the_command_ends_soon_after_a_deadline_that_a_single_value_does_not_heed(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(str(Path(sys.executable).parent / "cgrpo"), "sql"),
+            *("SELECT levenshtein(repeat('ab', 400000), repeat('ba', 400000))", "--deadline", "0.2"),
+        ],
+        env={**os.environ, "CGRPO_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "deadline of 0.2 s" in done.stderr
+    assert "--deadline" in done.stderr

@@ -14,7 +14,7 @@ DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_worker_niceness": "0",  # Ray would run engines and stages at nice 15, behind whatever else the machine does
-    # Ray ends idle workers beyond one a CPU after a second. Stages claim a tenth of a CPU, and those of two chunks and an
+    # Ray ends idle workers beyond one a CPU after a second. Stages claim a tenth of a CPU; those of two chunks and an
     # evaluation run beside each other: a worker that is ended is soon started anew, and imports for seconds.
     "RAY_num_workers_soft_limit": "8",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cgrpo_core.errors import UserError
+from flows.engine_figures import figures_of_iteration
+from flows.engine_figures import lines as engine_lines
 from flows.fit import memory_figures
 from flows.home import data_home
 from flows.leaves import make_plan
@@ -62,17 +64,18 @@ def print_status(name: str | None, *, as_json: bool) -> None:
     plan = read_plan(data_home(), state.name)
     memory = memory_figures(data_home(), state.name, plan)
     timed = last_iteration(plan, Store(data_home()))
+    figures = figures_of_iteration(plan, Store(data_home()), timed[0]) if timed else None
     if as_json:
-        time = {"iteration": timed[0], "seconds": timed[1]} if timed else None
+        time = {"iteration": timed[0], "seconds": timed[1], **(figures or {})} if timed else None
         dump_json({**values, "memory": memory, "time": time})
         return
-    figures = [
+    memory_rows = [
         [f"memory of {name}", ", ".join(f"{as_gib(size)} {what.removesuffix('_bytes')}" for what, size in one.items())]
         for name, one in memory.items()
     ]
-    show_table(["", ""], [[key, value] for key, value in values.items() if value is not None] + figures)
-    if timed:
-        print(f"\nthe time of iteration {timed[0]}:", *draw(timed[1]), sep="\n")
+    show_table(["", ""], [[key, value] for key, value in values.items() if value is not None] + memory_rows)
+    if timed and figures:
+        print(f"\nthe time of iteration {timed[0]}:", *draw(timed[1]), *engine_lines(figures), sep="\n")
     if state.state not in ("completed", "running"):
         say(f"\nhint: go on with: cgrpo resume {state.name}")
 

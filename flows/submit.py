@@ -29,7 +29,7 @@ def submit_stages(
     futures: dict[str, PrefectFuture] = {}
     for plan in stages:
         upstream = [futures[ref.key] for refs in plan.inputs.values() for ref in refs if ref.key in futures]
-        # No tags: for each new set of them Prefect asks its server whether a limit goes with it, before the task starts;
+        # No tags: for each new set of them Prefect asks its server whether a limit goes with it, before a task starts;
         # when two tasks ask at once, one of them waits for two seconds. The flow runs have the tags.
         cpus = plan.resources.get("num_cpus", DEFAULT_CPUS)
         with TagsContext(current_tags=set()), remote_options(num_cpus=cpus):

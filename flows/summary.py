@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from cgrpo_core.records import UpdateMetrics
+from flows.engine_figures import prefix_cache, published, weight_sync
 from storage.artifacts import Manifest, Store
 from storage.plans import Plan, StagePlan
 
@@ -21,7 +22,7 @@ def stages_of(plan: Plan, iteration: int) -> list[StagePlan]:
 
 def iteration_row(store: Store, stages: Iterable[StagePlan]) -> Row:
     """Return the figures of one iteration; what no stage measured is left out."""
-    manifests = [(stage, manifest) for stage in stages if (manifest := store.find(stage.key)) is not None]
+    manifests = published(store, stages)
     row: Row = {}
     for task, name, key in (
         ("tasks.rollout:sample_responses", "rollout", "responses"),
@@ -36,6 +37,8 @@ def iteration_row(store: Store, stages: Iterable[StagePlan]) -> Row:
     row |= _critiques(manifests)
     row |= _advantage(manifests)
     row |= _sampling(manifests)
+    row |= {f"{stage}_prefix_cached": round(share, 3) for stage, share in prefix_cache(manifests).items()}
+    row |= {f"sync_{part}_seconds": round(seconds, 3) for part, seconds in weight_sync(manifests).items()}
     for stage, _ in manifests:
         if "UpdateMetrics" in stage.outputs.values():
             row |= _update(store, stage)

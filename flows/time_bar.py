@@ -4,7 +4,7 @@ Stages overlap. A moment at which an engine works is that engine's, whatever els
 verification, waiting for critiques, other stages, and last what passes between stages: publishing, Ray and Prefect.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from storage.artifacts import Manifest, Store
@@ -14,6 +14,7 @@ ENGINES = {"vllm": "sampling", "deepspeed": "training", "openai": "critique"}
 PARTS = (
     "sampling",
     "training",
+    "weight sync",
     "critique",
     "verification",
     "other stages",
@@ -31,6 +32,21 @@ def part_of(stage: StagePlan) -> str:
     if stage.engine is not None:
         return ENGINES.get(stage.engine["kind"], "other stages")
     return "verification" if stage.task.startswith("tasks.verify:") else "other stages"
+
+
+def spans_of(stage: StagePlan, manifest: Manifest) -> Iterator[Span]:
+    """Yield what a stage was at, from when to when: an engine loads weights before it works, or writes them after."""
+    start, end, metrics = manifest.started_at, manifest.ended_at, manifest.metrics
+    if "load_seconds" in metrics:
+        leased = min(end, start + metrics["lease_seconds"])
+        yield max(start, leased - metrics["load_seconds"]), leased, "weight sync"
+        yield start, max(start, leased - metrics["load_seconds"]), part_of(stage)
+        start = leased
+    if "export_seconds" in metrics:
+        exporting = max(start, end - metrics["export_seconds"])
+        yield exporting, end, "weight sync"
+        end = exporting
+    yield start, end, part_of(stage)
 
 
 def shares(spans: Iterable[Span]) -> dict[str, float]:
@@ -53,13 +69,9 @@ def last_iteration(plan: Plan, store: Store) -> tuple[int, dict[str, float]] | N
         if stage.iteration is not None:
             by_iteration.setdefault(stage.iteration, []).append((stage, store.find(stage.key)))
     for iteration in sorted(by_iteration, reverse=True):
-        spans = [
-            (manifest.started_at, manifest.ended_at, part_of(stage))
-            for stage, manifest in by_iteration[iteration]
-            if manifest is not None
-        ]
-        if len(spans) == len(by_iteration[iteration]):
-            return iteration, shares(spans)
+        published = [(stage, manifest) for stage, manifest in by_iteration[iteration] if manifest is not None]
+        if len(published) == len(by_iteration[iteration]):
+            return iteration, shares(span for stage, manifest in published for span in spans_of(stage, manifest))
     return None
 
 

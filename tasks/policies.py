@@ -34,6 +34,9 @@ from tasks.engines.protocol import (
 from tasks.models import model_weights_digest, resolve_model
 from tasks.stage import StageContext
 
+LOAD_PARTS = ("digest", "weights", "reset", "check")
+NOTHING_SAMPLED = {"prompt_tokens": 0, "cached_prompt_tokens": 0, "completion_tokens": 0, "sampling_seconds": 0.0}
+
 
 class ReplayDiverged(UserError):
     """Stored samples, trained on again, gave other weights than were published."""
@@ -126,7 +129,7 @@ def sample_with(
     Nothing is asked of the engine when there are no requests.
     """
     if not requests:
-        return Sampled(completions=[], metrics={"prompt_tokens": 0, "completion_tokens": 0, "sampling_seconds": 0.0})
+        return Sampled(completions=[], metrics=dict(NOTHING_SAMPLED))
     policy = served_policy(context, policy)
     began = time.monotonic()
     sampler = lease_sampler(
@@ -136,12 +139,22 @@ def sample_with(
     completions = sampler.sample(requests, settings, policy_ref(policy))
     metrics = {
         "prompt_tokens": sum(len(request.prompt_token_ids) for request in requests),
+        "cached_prompt_tokens": sum(completion.cached_prompt_tokens for completion in completions),
         "completion_tokens": sum(len(completion.token_ids) for completion in completions),
         "lease_seconds": leased - began,
         "sampling_seconds": time.monotonic() - leased,
+        **_load_metrics(sampler),
         **sampler.peak_memory(),
     }
     return Sampled(completions=completions, metrics=metrics, evidence=_served(sampler, policy))
+
+
+def _load_metrics(sampler: Sampler) -> dict[str, float]:
+    """Return what loading the policy's weights took, for the stage that had them loaded; nothing for the others."""
+    times = sampler.load_times()
+    if times is None:
+        return {}
+    return {"load_seconds": times.total} | {f"load_{part}_seconds": getattr(times, part) for part in LOAD_PARTS}
 
 
 def _served(sampler: Sampler, policy: Policy) -> dict[str, str]:

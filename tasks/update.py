@@ -1,5 +1,6 @@
 """Policies: the first one, the update by DeepSpeed, and the checkpoint."""
 
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ def update_policy(context: StageContext, samples: list[TrainingSample], policy: 
     parent_key = context.plan.inputs["policy"][0].key
     trainer = trainer_with(context, parent_key)
     report = trainer.update(update_request(context.plan.params, samples), policy_ref(policy[0]))
+    began = time.monotonic()
     weights = publish_weights(context.home, context.key, trainer, report.policy)
+    exported = time.monotonic() - began
     _drop_weights_before(context, parent_key)
     child = Policy(
         policy_version=report.policy.policy_version,
@@ -41,7 +44,12 @@ def update_policy(context: StageContext, samples: list[TrainingSample], policy: 
     return Published(
         tables={"policy": [child], "metrics": [_metrics(report, samples)]},
         counts={"samples": len(samples), "non_finite_steps": report.non_finite_steps},
-        metrics={"update_seconds": report.seconds, **trainer.peak_memory()},
+        metrics={
+            "update_seconds": report.seconds,
+            "digest_seconds": report.digest_seconds,
+            "export_seconds": exported,
+            **trainer.peak_memory(),
+        },
         directories={"weights": weights},
     )
 

@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tasks.engines.faults import CompletionFailed, EngineBroken
-from tasks.engines.protocol import Completion, EngineStats, PolicyMismatch, PolicyRef, SampleRequest, SamplingSettings
+from tasks.engines.protocol import (
+    Completion,
+    EngineStats,
+    LoadTimes,
+    PolicyMismatch,
+    PolicyRef,
+    SampleRequest,
+    SamplingSettings,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +35,14 @@ class Finished:
     error: str | None
     prompt_tokens: int
     cached_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A load that succeeded. verified: all that is served was compared with what was read."""
+
+    verified: bool
+    times: LoadTimes
 
 
 class Core(Protocol):
@@ -50,8 +66,8 @@ class Core(Protocol):
     def check_weights(self, weights_dir: str) -> None:
         """Raise for a directory that cannot be loaded, with nothing touched."""
 
-    def load(self, policy: PolicyRef, weights_dir: str) -> bool:
-        """Serve these weights; return whether all that is served was compared with them.
+    def load(self, policy: PolicyRef, weights_dir: str) -> Loaded:
+        """Serve these weights.
 
         Raises PolicyMismatch when their digest is another; whatever else it raises breaks the engine.
         """
@@ -98,7 +114,7 @@ class _SampleCall:
 class _LoadCall:
     policy: PolicyRef
     weights_dir: str
-    done: Future[PolicyRef] = field(default_factory=Future)
+    done: Future[LoadTimes | None] = field(default_factory=Future)
 
 
 class EngineLoop:
@@ -130,8 +146,8 @@ class EngineLoop:
             raise EngineBroken(self._broken)
         return self._held
 
-    def load(self, policy: PolicyRef, weights_dir: str) -> PolicyRef:
-        """Serve the weights in `weights_dir` once nothing is in flight; nothing is read if they are served already."""
+    def load(self, policy: PolicyRef, weights_dir: str) -> LoadTimes | None:
+        """Serve the weights in `weights_dir` once nothing is in flight; None: they were served already."""
         call = _LoadCall(policy, weights_dir)
         self._put(call)
         return call.done.result()
@@ -228,7 +244,7 @@ class EngineLoop:
     def _load(self, core: Core, call: _LoadCall) -> None:
         if self._held is not None and self._held.weights_sha256 == call.policy.weights_sha256:
             self._held = call.policy  # the same weights under another version: an update without a gradient
-            call.done.set_result(call.policy)
+            call.done.set_result(None)
             return
         try:
             core.check_weights(call.weights_dir)
@@ -238,14 +254,14 @@ class EngineLoop:
         began = time.perf_counter()
         self._held, self._verified = None, False
         try:
-            self._verified = core.load(call.policy, call.weights_dir)
+            loaded = core.load(call.policy, call.weights_dir)
         except PolicyMismatch as error:
             call.done.set_exception(error)
             return
-        self._held = call.policy
+        self._held, self._verified = call.policy, loaded.verified
         self._counts["loads"] += 1
         self._load_seconds += time.perf_counter() - began
-        call.done.set_result(call.policy)
+        call.done.set_result(loaded.times)
 
     def _resolve(self, core: Core, one: Finished) -> None:
         call = self._flying.pop(one.key, None)

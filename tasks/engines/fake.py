@@ -64,6 +64,10 @@ class FakeSampler:
         self._held = _matching(policy, weights_dir)
         return policy
 
+    def load_times(self) -> None:
+        """Return nothing: a fake takes no time."""
+        return None
+
     def sample(
         self, requests: Sequence[SampleRequest], settings: SamplingSettings, expect: PolicyRef
     ) -> list[Completion]:
@@ -192,4 +196,5 @@ def _report(request: UpdateRequest, policy: PolicyRef, optimizer_step: int, trai
         samples_trained=trained,
         non_finite_steps=0,
         seconds=0.0,
+        digest_seconds=0.0,
     )

@@ -61,6 +61,7 @@ class Completion:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
+    cached_prompt_tokens: int = 0  # of the prompt, whose keys and values the prefix cache had
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,21 @@ class EngineStats:
     load_seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadTimes:
+    """Seconds of one load of weights. `digest` is hashing beside the rest; the others follow each other in `total`.
+
+    weights: into the kernels of the engine, read from the file included. reset: of the prefix cache. check: that what
+    is served is what was read.
+    """
+
+    total: float
+    digest: float
+    weights: float
+    reset: float
+    check: float
+
+
 class Sampler(Protocol):
     """Samples completions from a policy."""
 
@@ -81,6 +97,9 @@ class Sampler(Protocol):
 
     def load(self, policy: PolicyRef, weights_dir: str) -> PolicyRef:
         """Serve the weights in `weights_dir`; raise PolicyMismatch if their digest is not the policy's."""
+
+    def load_times(self) -> LoadTimes | None:
+        """Return what the last load that was asked through this object took; None if it read no weights."""
 
     def sample(
         self, requests: Sequence[SampleRequest], settings: SamplingSettings, expect: PolicyRef
@@ -134,6 +153,7 @@ class UpdateReport:
     samples_trained: int
     non_finite_steps: int
     seconds: float
+    digest_seconds: float  # of them, for the digest of the new weights
 
 
 class Trainer(Protocol):

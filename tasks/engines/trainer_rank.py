@@ -112,13 +112,15 @@ class TrainerRank:
             self._held = expect
             raise
         steps = len(result.grad_norms)
+        began = time.perf_counter()
         if steps:
             self._digest = self._compute_digest()
+        hashed = time.perf_counter() - began
         self._held = PolicyRef(policy_version=expect.policy_version + 1, weights_sha256=self._digest)
         self._optimizer_step += steps
         self._learning_rate = request.optimizer.lr
         trained = sum(is_trained(sample, request.loss) for sample in request.samples)
-        return self._report(result, request.loss, trained, time.perf_counter() - started)
+        return self._report(result, request.loss, trained, time.perf_counter() - started, hashed)
 
     def gradients(self, requests: dict[str, UpdateRequest], rows: Sequence[str], expect: PolicyRef) -> "GradientReport":
         """Return what each loss makes of its batch, without a step (collective). Raises PolicyMismatch."""
@@ -246,7 +248,9 @@ class TrainerRank:
         torch.distributed.broadcast_object_list(digest, src=0)
         return digest[0]
 
-    def _report(self, result: "UpdateSums", loss: LossParams, samples_trained: int, seconds: float) -> UpdateReport:
+    def _report(
+        self, result: "UpdateSums", loss: LossParams, samples_trained: int, seconds: float, hashed: float
+    ) -> UpdateReport:
         assert self._held is not None
         sums, gap, steps = result.sums, result.gap, len(result.grad_norms)
         responses, others = sums["response_tokens"], sums["off_policy_tokens"]
@@ -278,4 +282,5 @@ class TrainerRank:
             samples_trained=samples_trained,
             non_finite_steps=result.non_finite_steps,
             seconds=seconds,
+            digest_seconds=hashed,
         )

@@ -1,14 +1,15 @@
 """vLLM in this process: the engine that the loop drives. The only file that calls vLLM."""
 
 import os
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
 from cgrpo_core.records import FinishReason
-from tasks.engines.engine_loop import Finished
+from tasks.engines.engine_loop import Finished, Loaded
 from tasks.engines.faults import EngineBroken, EngineNotStarted
-from tasks.engines.protocol import Completion, PolicyMismatch, PolicyRef, SampleRequest, SamplingSettings
+from tasks.engines.protocol import Completion, LoadTimes, PolicyMismatch, PolicyRef, SampleRequest, SamplingSettings
 from tasks.engines.sampler_options import SamplerOptions, check_requests
 from tasks.engines.vllm_weights import WeightStream, compare_served, refresh_tied_head, tensor_names
 
@@ -74,23 +75,35 @@ class VllmCore:
         if difference := tensor_names(weights_dir) ^ self._names:
             raise PolicyMismatch(f"{weights_dir} is of another model than the engine: {len(difference)} tensors differ")
 
-    def load(self, policy: PolicyRef, weights_dir: str) -> bool:
-        """Stream weights into the engine, compare digests, drop the prefix cache, compare what is served."""
+    def load(self, policy: PolicyRef, weights_dir: str) -> Loaded:
+        """Stream weights into the engine, drop the prefix cache, compare digests, compare what is served."""
+        began = time.perf_counter()
         stream = WeightStream(weights_dir)
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(stream)})
         self._engine.collective_rpc("apply_model", args=(refresh_tied_head,))
+        loaded = time.perf_counter()
         if not self._engine.reset_prefix_cache():
             raise EngineBroken("the prefix cache could not be dropped: blocks of the old weights are in use")
+        reset = time.perf_counter()
         if stream.digest() != policy.weights_sha256:
             raise PolicyMismatch(
                 f"{weights_dir} has the weights {stream.digest()[:12]}, policy {policy.policy_version} has "
                 f"{policy.weights_sha256[:12]}"
             )
+        hashed = time.perf_counter()
         compare = partial(compare_served, samples=stream.samples)
         different, unknown = self._engine.collective_rpc("apply_model", args=(compare,))[0]
         if different:
             raise EngineBroken(f"vLLM serves other weights than it was given: {', '.join(different[:3])}")
-        return not unknown and len(stream.samples) == len(self._names)
+        ended = time.perf_counter()
+        times = LoadTimes(
+            total=ended - began,
+            digest=stream.hashing_seconds,
+            weights=loaded - began,
+            reset=reset - loaded,
+            check=ended - hashed,
+        )
+        return Loaded(verified=not unknown and len(stream.samples) == len(self._names), times=times)
 
     def _finished(self, output: Any) -> Finished:
         sampled = output.outputs[0]
@@ -100,7 +113,7 @@ class VllmCore:
         elif len(sampled.logprobs) != len(sampled.token_ids):
             error = f"{len(sampled.token_ids)} tokens came with {len(sampled.logprobs)} log-probs"
         else:
-            completion = self._completion(output.request_id, sampled)
+            completion = self._completion(output.request_id, sampled, output.num_cached_tokens or 0)
         return Finished(
             key=output.request_id,
             completion=completion,
@@ -109,7 +122,7 @@ class VllmCore:
             cached_prompt_tokens=output.num_cached_tokens or 0,
         )
 
-    def _completion(self, key: str, sampled: Any) -> Completion:
+    def _completion(self, key: str, sampled: Any, cached: int) -> Completion:
         token_ids, flat = tuple(sampled.token_ids), sampled.logprobs
         return Completion(
             request_id=key.partition(":")[2],
@@ -117,4 +130,5 @@ class VllmCore:
             token_ids=token_ids,
             logprobs=tuple(flat.logprobs[start] for start in flat.start_indices),
             finish_reason=cast(FinishReason, sampled.finish_reason),
+            cached_prompt_tokens=cached,
         )

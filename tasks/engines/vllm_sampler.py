@@ -14,7 +14,7 @@ from tasks.engines.actors import INFO, NAMESPACE, call_all, find_actor, stop_act
 from tasks.engines.deadlines import Pulse
 from tasks.engines.engine_loop import NOTHING_YET, EngineLoop, SamplerStats
 from tasks.engines.memory import largest, peak_memory
-from tasks.engines.protocol import Completion, PolicyRef, SampleRequest, SamplingSettings
+from tasks.engines.protocol import Completion, LoadTimes, PolicyRef, SampleRequest, SamplingSettings
 from tasks.engines.sampler_options import SamplerOptions, check_requests, read_declaration
 
 CALLS_AT_ONCE = 64
@@ -40,7 +40,7 @@ class SamplerActor:
         """Return the policy being served, or None."""
         return self._engine().held()
 
-    def load(self, policy: PolicyRef, weights_dir: str) -> PolicyRef:
+    def load(self, policy: PolicyRef, weights_dir: str) -> LoadTimes | None:
         """Serve the weights in `weights_dir`."""
         return self._engine().load(policy, weights_dir)
 
@@ -81,6 +81,7 @@ class VllmSampler:
     def __init__(self, actors: Mapping[str, Any], options: SamplerOptions) -> None:
         self._actors = dict(actors)
         self._options = options
+        self._load_times: LoadTimes | None = None
 
     def held(self) -> PolicyRef | None:
         """Return the policy that every replica serves, or None. Raises EngineLost, EngineBroken."""
@@ -94,8 +95,14 @@ class VllmSampler:
         Raises PolicyMismatch if their digest is not the policy's; the sampler then holds nothing. Raises WeightsMissing
         with nothing touched, EngineBroken if the engine failed or serves other tensors than it was given, EngineLost.
         """
-        call_all({name: actor.load.remote(policy, weights_dir) for name, actor in self._named()}, self._pulse())
+        loads = {name: actor.load.remote(policy, weights_dir) for name, actor in self._named()}
+        times: list[LoadTimes | None] = call_all(loads, self._pulse())
+        self._load_times = max((one for one in times if one is not None), key=lambda one: one.total, default=None)
         return policy
+
+    def load_times(self) -> LoadTimes | None:
+        """Return what the last load by this handle took, on the slowest replica; None if no weights were read."""
+        return self._load_times
 
     def sample(
         self, requests: Sequence[SampleRequest], settings: SamplingSettings, expect: PolicyRef

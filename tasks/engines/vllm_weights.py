@@ -7,7 +7,9 @@ One is left behind by vLLM 0.32 itself: a tied output head keeps its old packed 
 """
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,30 +51,42 @@ def tensor_names(weights_dir: str) -> set[str]:
 
 
 class WeightStream:
-    """Yields (name, tensor) once, from file to engine; keeps the digest of each tensor and a few of its columns."""
+    """Yields (name, tensor) once, from file to engine; keeps the digest of each tensor and a few of its columns.
+
+    A thread hashes while the engine packs what it got. The tensors are views of the mapped file, which nobody changes,
+    so those that wait to be hashed take no memory.
+    """
 
     def __init__(self, weights_dir: str) -> None:
         self._files = weight_files(weights_dir)
-        self._digests: list[tuple[str, str]] = []
+        self._digests: list[tuple[str, Future[str]]] = []
+        self.hashing_seconds = 0.0
         self.samples: dict[str, torch.Tensor] = {}
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         from safetensors import safe_open
 
-        for path in self._files:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - no mapping: it has keys() and no iterator
-                    tensor = file.get_tensor(name)
-                    self._digests.append((name, tensor_digest(name, tensor)))
-                    if tensor.ndim == 2:
-                        self.samples[name] = tensor[:, columns(tensor.shape[1])].clone()
-                    elif tensor.ndim == 1:
-                        self.samples[name] = tensor
-                    yield name, tensor
+        with ThreadPoolExecutor(1, thread_name_prefix="digest") as hashing:
+            for path in self._files:
+                with safe_open(path, framework="pt") as file:
+                    for name in file.keys():  # noqa: SIM118 - no mapping: it has keys() and no iterator
+                        tensor = file.get_tensor(name)
+                        self._digests.append((name, hashing.submit(self._hash, name, tensor)))
+                        if tensor.ndim == 2:
+                            self.samples[name] = tensor[:, columns(tensor.shape[1])].clone()
+                        elif tensor.ndim == 1:
+                            self.samples[name] = tensor
+                        yield name, tensor
 
     def digest(self) -> str:
         """Return the digest of all that was yielded."""
-        return combine_digests(self._digests)
+        return combine_digests((name, digest.result()) for name, digest in self._digests)
+
+    def _hash(self, name: str, tensor: torch.Tensor) -> str:
+        began = time.perf_counter()
+        digest = tensor_digest(name, tensor)
+        self.hashing_seconds += time.perf_counter() - began
+        return digest
 
 
 def columns(width: int) -> list[int]:

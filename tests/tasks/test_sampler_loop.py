@@ -5,12 +5,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tasks.engines.engine_loop import EngineLoop, Finished
+from tasks.engines.engine_loop import EngineLoop, Finished, Loaded
 from tasks.engines.faults import CompletionFailed, EngineBroken, EngineNotStarted, WeightsMissing
-from tasks.engines.protocol import Completion, PolicyMismatch, PolicyRef, SampleRequest, SamplingSettings
+from tasks.engines.protocol import (
+    Completion,
+    LoadTimes,
+    PolicyMismatch,
+    PolicyRef,
+    SampleRequest,
+    SamplingSettings,
+)
 
 FIRST = PolicyRef(policy_version=0, weights_sha256="aa")
 SECOND = PolicyRef(policy_version=1, weights_sha256="bb")
+TIMES = LoadTimes(total=1.0, digest=0.5, weights=0.75, reset=0.125, check=0.0625)
 TWO_TOKENS = SamplingSettings(temperature=1.0, top_p=1.0, max_tokens=2)
 
 
@@ -79,7 +87,7 @@ class StandIn:
         self.loaded.append(weights_dir)
         if weights_dir != policy.weights_sha256:
             raise PolicyMismatch(weights_dir)
-        return True
+        return Loaded(verified=True, times=TIMES)
 
 
 def ask(*seeds: int) -> list[SampleRequest]:
@@ -133,7 +141,7 @@ def test_a_load_waits_for_the_batch_and_holds_up_what_came_after_it(core, loop, 
     assert not loading.done()
     core.go.release(4)
     assert first.result()[0].text == "aa"
-    assert loading.result() == SECOND
+    assert loading.result() == TIMES
     assert second.result()[0].text == "bb"
     assert core.batch_sizes == [1, 1, 1, 1]
 
@@ -150,7 +158,7 @@ def test_weights_of_another_digest_are_refused_and_then_nothing_is_held(loop):
     assert loop.held() is None
     with pytest.raises(PolicyMismatch):
         loop.sample(ask(1), TWO_TOKENS, FIRST)
-    assert loop.load(SECOND, "bb") == SECOND
+    assert loop.load(SECOND, "bb") == TIMES
 
 
 def test_a_directory_without_weights_leaves_the_policy_that_is_held(loop):
@@ -161,7 +169,7 @@ def test_a_directory_without_weights_leaves_the_policy_that_is_held(loop):
 
 def test_the_same_weights_under_a_later_version_are_not_read_again(core, loop):
     later = PolicyRef(policy_version=4, weights_sha256="aa")
-    assert loop.load(later, "anywhere") == later
+    assert loop.load(later, "anywhere") is None
     assert loop.held() == later
     assert core.loaded == ["aa"]
 

@@ -102,6 +102,49 @@ def test_callers_at_the_same_time_each_get_their_own_completions(one, policies):
     assert done["tokens"] == after.completion_tokens
 
 
+def test_the_responses_of_a_group_share_their_prompt_and_the_refinements_of_a_problem_share_what_comes_first(
+    one, models, policies
+):
+    """A block of the cache has 32 tokens. Only those of the first request are computed, though all come at once."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(models[0])
+
+    def asked(name, texts):
+        chats = [[{"role": "user", "content": text}] for text in texts]
+        prompts = [tokenizer.apply_chat_template(c, add_generation_prompt=True, return_dict=False) for c in chats]
+        return [
+            SampleRequest(request_id=f"{name}{place}", prompt_token_ids=tuple(prompt), seed=place)
+            for place, prompt in enumerate(prompts)
+        ]
+
+    question = "How many legs are there in total if you have five horses and no other animal at all?"
+    group = one.sample(asked("response", [question] * 5), settings(max_tokens=4), policies[0])
+    length = len(asked("response", [question])[0].prompt_token_ids)
+    assert [completion.cached_prompt_tokens for completion in group] == [0] + [(length - 1) // 32 * 32] * 4
+
+    texts = [f"{question}\n\nEarlier attempt:\n{place * 7}\n\nCritique: it is wrong." for place in range(5)]
+    refined = one.sample(asked("refinement", texts), settings(max_tokens=4), policies[0])
+    assert [completion.cached_prompt_tokens for completion in refined] == [(length - 1) // 32 * 32] * 5
+
+
+def test_nothing_is_left_in_the_prefix_cache_when_other_weights_are_served(one, models, policies):
+    one.sample(ask(1), settings(), policies[0])
+    one.load(policies[1], str(models[1]))
+    assert one.sample(ask(1), settings(), policies[1])[0].cached_prompt_tokens == 0
+    one.load(policies[0], str(models[0]))
+    assert one.sample(ask(1), settings(), policies[0])[0].cached_prompt_tokens == 0
+
+
+def test_a_load_tells_what_its_parts_took(one, models, policies):
+    one.load(policies[1], str(models[1]))
+    times = one.load_times()
+    assert 0 < times.weights + times.reset + times.check <= times.total
+    assert times.digest > 0
+    one.load(policies[1], str(models[1]))
+    assert one.load_times() is None  # served already
+
+
 def test_prompts_that_begin_alike_are_read_once(one, policies):
     one.sample(ask(1), settings(), policies[0])
     before = one.stats()

@@ -109,7 +109,10 @@ class LossParams:
     every row. ratio: of each `token`, of the whole `sequence` (GSPO), the detached weight of `cispo`, or `none`
     (REINFORCE). A `clip_low` and `clip_high` of None switch the clip off. entropy_aggregate: the bonus is part of each
     token's loss, or the step's mean entropy of a token. kl_coef: of the KL to the base model, on responses. scaling:
-    by prompts, or as in the authors' release, for comparisons with it.
+    by prompts, or as in the authors' release, for comparisons with it. old_logprobs (old_logprobs.py): what the ratio
+    compares with after the first optimizer step, by the trainer, by the sampler, or `auto`: by the sampler where the
+    largest gap between the two, on the rows of the first step, is at most `old_logprobs_gap`. trained_rows: with `all`,
+    rows of advantage 0 are trained too, which changes only the means that are measured over trained tokens.
 
     Two kinds have no advantage, ratio or clip: `sft`, the cross-entropy of every row, and `sdpo`, the `divergence` of
     each token of a response from what the policy would have said given the critique.
@@ -128,10 +131,18 @@ class LossParams:
     entropy_aggregate: Literal["as_loss", "token_mean"] = "as_loss"
     scaling: Literal["prompts", "release"] = "prompts"
     divergence: Literal["jsd", "reverse_kl", "forward_kl"] = "jsd"
+    old_logprobs: Literal["trainer", "sampler", "auto"] = "trainer"
+    old_logprobs_gap: float = 1e-3
+    trained_rows: Literal["with_gradient", "all"] = "with_gradient"
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "clip_low", "clip_high", "kl_coef", "entropy_coef")
+        at_least(self, 0, "clip_low", "clip_high", "kl_coef", "entropy_coef", "old_logprobs_gap")
         self._check_clip()
+        if self.old_logprobs != "trainer" and (self.ratio == "none" or self.mismatch.kind != "none"):
+            raise ValueError(
+                f"old_logprobs {self.old_logprobs} goes with a ratio, and with mismatch none: without a ratio nothing "
+                "is old, and a mismatch correction compares the trainer's old log-probs with the sampler's"
+            )
         if self.kind in ("sft", "sdpo") and (self.ratio != "none" or self.mismatch.kind != "none"):
             raise ValueError(
                 f"kind {self.kind} goes with ratio none and mismatch none: it has no policy gradient that they could "

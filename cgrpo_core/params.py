@@ -87,6 +87,11 @@ class Params:
                 "loss.mismatch goes with rollout.top_p 1: below it the sampler's log-probs are of a cut distribution, "
                 "and differ from the trainer's for that reason"
             )
+        if self.loss.old_logprobs != "trainer" and self.rollout.top_p < 1:
+            raise ValueError(
+                f"loss.old_logprobs {self.loss.old_logprobs} goes with rollout.top_p 1: below it the sampler's "
+                "log-probs are of a cut distribution, which the ratio is not taken in"
+            )
         if (self.evaluate.benchmark, self.evaluate.shards) != (EvaluateParams().benchmark, 1):
             raise ValueError("evaluate.benchmark and evaluate.shards are set by `cgrpo evaluate`, from benchmarks.NAME")
 

@@ -22,6 +22,9 @@ Degraded = Literal["skipped", "indicative"]
 SkipReason = Literal["no_critique", "too_long", "restarts_skipped"]
 SelectionReason = Literal["correct", "random", "first_best"]
 UpdateStatus = Literal["ok", "no_gradient", "non_finite"]
+# Where old log-probs came from: there was no ratio; the forward pass of the only step; a pass of the trainer before the
+# first step; the sampler; the trainer, because the gap was above loss.old_logprobs_gap.
+OldLogprobs = Literal["none", "same_pass", "trainer", "sampler", "trainer_for_gap"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,19 +262,17 @@ class UpdateMetrics:
     critique_tokens: int
     non_finite_steps: int
     seconds: float
+    old_logprobs: OldLogprobs | None = None  # None: older than this field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalResult:
-    """One evaluation problem answered by one policy, without any critique.
-
-    benchmark: its name in the catalogue, or `eval_problems` for those that training itself evaluates.
-    """
+    """One evaluation problem answered by one policy, without any critique."""
 
     problem_id: str
     policy_version: int
     sample_index: int
-    benchmark: str
+    benchmark: str  # its name in the catalogue, or `eval_problems` for those that training itself evaluates
     template: str
     temperature: float
     correct: bool

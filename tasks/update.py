@@ -133,4 +133,5 @@ def _metrics(report: UpdateReport, samples: list[TrainingSample]) -> UpdateMetri
         critique_tokens=tokens["critique"],
         non_finite_steps=report.non_finite_steps,
         seconds=report.seconds,
+        old_logprobs=report.old_logprobs,
     )

@@ -197,4 +197,5 @@ def _report(request: UpdateRequest, policy: PolicyRef, optimizer_step: int, trai
         non_finite_steps=0,
         seconds=0.0,
         digest_seconds=0.0,
+        old_logprobs="same_pass" if trained else "none",
     )

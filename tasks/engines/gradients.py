@@ -19,10 +19,10 @@ from cgrpo_core.losses import policy_loss
 from cgrpo_core.params import LossParams
 from cgrpo_core.records import Origin, TrainingSample
 from tasks.engines.contexts import context_of, forward_with_gradient
+from tasks.engines.logprob_gap import LogprobGap
 from tasks.engines.micro_batch import build_micro_batch, loss_rows
 from tasks.engines.protocol import UpdateRequest
 from tasks.engines.update_steps import (
-    LogprobGap,
     MiniBatch,
     Split,
     accumulate,

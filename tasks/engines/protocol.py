@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from cgrpo_core.errors import UserError
 from cgrpo_core.params import LossParams, OptimizerParams
 from cgrpo_core.prompts import Message
-from cgrpo_core.records import FinishReason, TrainingSample, UpdateStatus
+from cgrpo_core.records import FinishReason, OldLogprobs, TrainingSample, UpdateStatus
 
 
 class PolicyMismatch(RuntimeError):
@@ -154,6 +154,7 @@ class UpdateReport:
     non_finite_steps: int
     seconds: float
     digest_seconds: float  # of them, for the digest of the new weights
+    old_logprobs: OldLogprobs
 
 
 class Trainer(Protocol):

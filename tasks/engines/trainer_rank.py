@@ -283,4 +283,5 @@ class TrainerRank:
             non_finite_steps=result.non_finite_steps,
             seconds=seconds,
             digest_seconds=hashed,
+            old_logprobs=result.old_logprobs,
         )

@@ -1,8 +1,8 @@
 """The optimizer steps of one update, as one rank takes them: mini-batches of whole groups, one step each.
 
-old_logprobs are the trainer's own, from before the first step (arXiv 2506.03106, section 4). With one mini-batch they
-are the detached log-probs of the same forward pass, for there is no step in between; with several they take a pass of
-their own.
+old_logprobs are from before the first step (arXiv 2506.03106, section 4). With one mini-batch they are the detached
+log-probs of the same forward pass, for there is no step in between; with several they are the trainer's, which takes a
+pass of its own, or the sampler's (cgrpo_core/old_logprobs.py).
 """
 
 import math
@@ -17,9 +17,11 @@ from cgrpo_core.batching import assign_to_ranks, split_micro_batches, split_mini
 from cgrpo_core.logprobs import Pull
 from cgrpo_core.loss_pull import loss_pull
 from cgrpo_core.losses import SUM_NAMES, policy_loss
+from cgrpo_core.old_logprobs import first_source, settle_source
 from cgrpo_core.params import LossParams
-from cgrpo_core.records import TrainingSample
+from cgrpo_core.records import OldLogprobs, TrainingSample
 from tasks.engines.contexts import context_of, forward_with_gradient
+from tasks.engines.logprob_gap import LogprobGap, sum_over_ranks
 from tasks.engines.micro_batch import MicroBatch, Pack, build_micro_batch, loss_rows, pack_by_prompt, pack_length
 from tasks.engines.protocol import LogprobGapExceeded, UpdateRequest
 from tasks.engines.zero import ZeroEngine
@@ -51,52 +53,6 @@ class Before:
 
 
 @dataclass(slots=True, kw_only=True)
-class LogprobGap:
-    """Sums over response tokens of sampling log-prob minus trainer log-prob, before the first optimizer step."""
-
-    signed: float = 0.0
-    absolute: float = 0.0
-    tokens: float = 0.0
-    not_finite: float = 0.0
-    largest: float = 0.0
-
-    def add(self, batch: MicroBatch, logprobs: Tensor) -> None:
-        """Count the response tokens of a micro-batch, logprobs [B, T]. Others were not sampled
-        from this prompt, and are not compared."""
-        of_responses = batch.mask & ~batch.off_policy[:, None]
-        gap = (batch.sampling_logprobs - logprobs.detach().float())[of_responses].double()
-        if gap.numel():
-            self.signed += float(gap.sum())
-            self.absolute += float(gap.abs().sum())
-            self.tokens += gap.numel()
-            self.not_finite += int((~gap.isfinite()).sum())
-            self.largest = max(self.largest, float(gap.abs().nan_to_num(posinf=0.0).max()))
-
-    def over_ranks(self, device: torch.device) -> "LogprobGap":
-        """Return the gap over the rows of all ranks (collective)."""
-        signed, absolute, tokens, not_finite = _sum_over_ranks(
-            [self.signed, self.absolute, self.tokens, self.not_finite], device
-        )
-        largest = torch.tensor([self.largest], dtype=torch.float64, device=device)
-        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-        return LogprobGap(
-            signed=signed, absolute=absolute, tokens=tokens, not_finite=not_finite, largest=float(largest)
-        )
-
-    def check(self, limit: float | None) -> None:
-        """Raise LogprobGapExceeded above the limit, and whatever the limit for a log-prob that is not a number."""
-        if self.not_finite:
-            raise LogprobGapExceeded(
-                f"{self.not_finite:.0f} of {self.tokens:.0f} response tokens have no finite log-prob"
-            )
-        if limit is not None and self.largest > limit:
-            raise LogprobGapExceeded(
-                f"sampler and trainer log-probs of {self.tokens:.0f} response tokens differ by up to "
-                f"{self.largest:.3e} (mean {self.absolute / self.tokens:.3e}); limits.logprob_gap_max is {limit:g}"
-            )
-
-
-@dataclass(slots=True, kw_only=True)
 class UpdateSums:
     """What the steps of one update add up to, over all ranks."""
 
@@ -105,6 +61,7 @@ class UpdateSums:
     grad_norms: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     non_finite_steps: int = 0
+    old_logprobs: OldLogprobs = "none"
 
 
 def is_trained(sample: TrainingSample, loss: LossParams) -> bool:
@@ -117,6 +74,8 @@ def is_trained(sample: TrainingSample, loss: LossParams) -> bool:
     if loss.kind == "sdpo":
         return bool(sample.context_token_ids)
     penalised = loss.kl_coef != 0.0 and sample.origin == "response"
+    if loss.trained_rows == "all":
+        return True
     return sample.advantage != 0.0 or loss.entropy_coef != 0.0 or penalised
 
 
@@ -170,18 +129,40 @@ def take_steps(engine: ZeroEngine, request: UpdateRequest, split: Split) -> Upda
     gap = LogprobGap()
     if not any(s.origin == "response" and is_trained(s, request.loss) for s in request.samples):
         _measure(engine, request, _probe(request, split), gap)
-    if len(mini_batches) > 1:
+    source = first_source(request.loss, len(mini_batches))
+    if source == "trainer" or not mini_batches:
         before = [_measure(engine, request, batch.micro_batches, gap) for batch in mini_batches]
-    measured_with_gradient = len(mini_batches) == 1
-    if not measured_with_gradient:
         result.gap = gap.over_ranks(engine.device)
         result.gap.check(request.logprob_gap_max)
-    for batch, measured in zip(mini_batches, before, strict=True):
-        sums = accumulate(engine, request, batch, measured, gap)
-        if measured_with_gradient:
+    for number, batch in enumerate(mini_batches):
+        sums = accumulate(engine, request, batch, before[number], gap)
+        if number == 0 and source != "trainer":  # the gap was measured in this pass, before any step
             result.gap = _checked_or_dropped(engine, gap, request.logprob_gap_max)
+            source = settle_source(request.loss, source, result.gap.largest if result.gap.tokens else None)
+            before[1:] = [_before(engine, request, one.micro_batches, source) for one in mini_batches[1:]]
         _finish_step(result, sums, engine.step())
+    result.old_logprobs = source
     return result
+
+
+def _before(
+    engine: ZeroEngine, request: UpdateRequest, micro_batches: Sequence[Sequence[Pack]], source: OldLogprobs
+) -> list[Before | None]:
+    """Return what the later steps compare with, called before the first step is taken."""
+    if source == "trainer_for_gap":
+        return _measure(engine, request, micro_batches, LogprobGap())
+    measured: list[Before | None] = []
+    # The sampler's log-probs of a refinement are given its critique; a solution has none. All ranks must decide alike.
+    ratio_of_others = request.loss.kind == "grpo" and any(s.origin != "response" for s in request.samples)
+    for packs in micro_batches:
+        batch = build_micro_batch(packs, engine.device)
+        old = batch.sampling_logprobs
+        if source == "sampler" and ratio_of_others:
+            with torch.no_grad():
+                own, _ = engine.logprobs(batch, request.sampling_temperature, with_entropy=False)
+            old = torch.where(batch.off_policy[:, None], own, old)
+        measured.append(Before(old=old, context=context_of(engine, request, packs, batch)))
+    return measured
 
 
 def _probe(request: UpdateRequest, split: Split) -> tuple[tuple[Pack, ...], ...]:
@@ -230,7 +211,7 @@ def accumulate(
         engine.accumulate(terms.loss, last=index == final)
         for name, value in terms.sums.items():
             sums[name] += value
-    return dict(zip(sums, _sum_over_ranks(list(sums.values()), engine.device), strict=True))
+    return dict(zip(sums, sum_over_ranks(list(sums.values()), engine.device), strict=True))
 
 
 def _pull(
@@ -278,9 +259,3 @@ def _finish_step(result: UpdateSums, sums: dict[str, float], grad_norm: float | 
         if not math.isfinite(value):
             raise RuntimeError(f"{name} is {value} although the gradients were finite")
         result.sums[name] += value
-
-
-def _sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
-    total = torch.tensor(values, dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(total)
-    return [float(value) for value in total]

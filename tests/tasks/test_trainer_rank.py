@@ -195,6 +195,92 @@ def test_several_mini_batches_step_in_order_against_the_log_probs_from_before(st
     assert report.logprob_gap_max == pytest.approx(update(start()).logprob_gap_max, abs=1e-6)
 
 
+def honest(samples, model_dir, off=0.0):
+    """The same rows with the log-probs that the model gives their tokens after their prompts, all `off` by so much."""
+    from transformers import AutoModelForCausalLM
+
+    model, rows = AutoModelForCausalLM.from_pretrained(model_dir), []
+    for s in samples:
+        ids = torch.tensor([s.prompt_token_ids + s.token_ids])
+        with torch.no_grad():
+            logs = model(input_ids=ids).logits[0, len(s.prompt_token_ids) - 1 : -1].log_softmax(-1)
+        taken = logs.gather(-1, ids[0, len(s.prompt_token_ids) :, None]).squeeze(-1) + off
+        rows.append(replace(s, sampling_logprobs=tuple(taken.tolist())))
+    return tuple(rows)
+
+
+def stepped(rank, samples, **loss):
+    request = build_request(samples, mini_batch_prompts=1, lr=0.01)
+    return rank.update(replace(request, loss=LossParams(**loss)), rank.held())
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """How many forward passes without gradient the trainer takes."""
+    from tasks.engines.zero import ZeroEngine
+
+    taken, logprobs = [], ZeroEngine.logprobs
+
+    def counted(self, *arguments, **options):
+        taken.append(torch.is_grad_enabled())
+        return logprobs(self, *arguments, **options)
+
+    monkeypatch.setattr(ZeroEngine, "logprobs", counted)
+    return lambda: [taken.count(False), taken.clear()][0]
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_old_log_probs_of_a_sampler_that_agrees_give_the_trainers_update_without_its_pass(
+    start, model_dir, tmp_path, forwards, stage
+):
+    samples = honest(build_samples(), model_dir)
+    trainers, samplers, auto = start(stage), start(stage), start(stage)
+    assert stepped(trainers, samples).old_logprobs == "trainer"
+    assert forwards() > 0
+    report = stepped(samplers, samples, old_logprobs="sampler")
+    assert (report.old_logprobs, report.optimizer_step, forwards()) == ("sampler", 2, 0)
+    assert report.clip_fraction_low + report.clip_fraction_high > 0
+    assert_close(weights_of(samplers, tmp_path / "s"), weights_of(trainers, tmp_path / "t"), atol=2e-5)
+    assert stepped(auto, samples, old_logprobs="auto").policy == report.policy
+
+
+def test_auto_takes_the_trainers_own_where_the_sampler_disagrees(start, model_dir, tmp_path):
+    far = honest(build_samples(), model_dir, off=0.01)
+    trainers, auto, trusting = start(), start(), start()
+    report = stepped(auto, far, old_logprobs="auto")
+    assert report.old_logprobs == "trainer_for_gap"
+    assert report.logprob_gap_max == pytest.approx(0.01, abs=1e-5)
+    stepped(trainers, far)
+    assert_close(weights_of(auto, tmp_path / "a"), weights_of(trainers, tmp_path / "t"))
+    assert stepped(trusting, far, old_logprobs="auto", old_logprobs_gap=0.02).old_logprobs == "sampler"
+    assert trusting.held() != auto.held()
+
+
+def test_rows_that_were_not_sampled_from_the_question_have_the_trainers_old_log_probs(start, model_dir, tmp_path):
+    """Their sampling log-probs are given a critique, so they are no old log-probs of the row that is trained."""
+    samples = [
+        s if s.origin == "response" else replace(s, sampling_logprobs=(-0.1,) * len(s.token_ids))
+        for s in honest(build_samples(), model_dir)
+    ]
+    trainers, samplers = start(), start()
+    stepped(trainers, samples, kind="grpo")
+    assert stepped(samplers, samples, kind="grpo", old_logprobs="sampler").old_logprobs == "sampler"
+    assert_close(weights_of(samplers, tmp_path / "s"), weights_of(trainers, tmp_path / "t"), atol=2e-5)
+
+
+def test_a_loss_without_a_ratio_computes_no_old_log_probs(start, forwards):
+    report = stepped(start(), build_samples(), ratio="none", clip_low=None, clip_high=None)
+    assert (report.old_logprobs, report.optimizer_step, forwards()) == ("none", 2, 0)
+
+
+def test_rows_of_advantage_0_are_trained_on_request_and_change_nothing(start, tmp_path):
+    few, every = start(), start()
+    assert update(few).samples_trained == 8
+    request = replace(build_request(build_samples()), loss=LossParams(trained_rows="all"))
+    assert every.update(request, every.held()).samples_trained == 12
+    assert_close(weights_of(every, tmp_path / "e"), weights_of(few, tmp_path / "f"))
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_gradients_are_clipped_to_the_norm_of_the_request(start, tmp_path, stage):
     rank = start(stage)

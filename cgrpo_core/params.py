@@ -6,6 +6,7 @@ Plain dataclasses, so that the science depends on no validation library; flows/s
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
 
+from cgrpo_core.critiques import ModelKind, critique_kind
 from cgrpo_core.learning_params import (
     AdvantageParams,
     CheckpointParams,
@@ -91,6 +92,11 @@ class Params:
             raise ValueError(
                 f"loss.old_logprobs {self.loss.old_logprobs} goes with rollout.top_p 1: below it the sampler's "
                 "log-probs are of a cut distribution, which the ratio is not taken in"
+            )
+        if self.refine.mode == "resample" and isinstance(critique_kind(self.critique.kind), ModelKind):
+            raise ValueError(
+                f"refine.mode resample reads no critique, and critique.kind {self.critique.kind} would ask a model for "
+                "each: choose indicative or indicative_gt, which are written by rule"
             )
         if (self.evaluate.benchmark, self.evaluate.shards) != (EvaluateParams().benchmark, 1):
             raise ValueError("evaluate.benchmark and evaluate.shards are set by `cgrpo evaluate`, from benchmarks.NAME")

@@ -138,10 +138,10 @@ class CritiqueAttempt:
 class Refinement:
     """A second attempt, sampled given question, response and critique (`prompt_token_ids` holds all three).
 
-    Of several responses of a group together (refine.mode aggregate; `responses_quoted` says how many), response_id and
-    critique_id are the first. Of a response that was restarted it goes on from the first `kept_tokens` tokens of that
-    response: they end `prompt_token_ids`, `token_ids` are what follows, `text` is both; `restart` says whether the
-    critique named the step.
+    Of several responses of a group together (refine.mode aggregate; `responses_quoted` says how many, and 0 in the mode
+    resample, whose prompt is the question's), response_id and critique_id are the first. Of a response that was
+    restarted it goes on from the first `kept_tokens` tokens of that response: they end `prompt_token_ids`, `token_ids`
+    are what follows, `text` is both; `restart` says whether the critique named the step.
     """
 
     refinement_id: str

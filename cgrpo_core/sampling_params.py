@@ -111,13 +111,14 @@ class RefineParams:
 
     gate low_reward: groups whose mean reward is below `gate_below`. mode: a refinement of each response, one of all
     critiqued responses of a group together (golf.py), or each response restarted at the step that its critique names
-    (restarts.py); `unnamed_step`: where a response is restarted whose critique names none.
+    (restarts.py), or as many new responses to the question alone, the control of what critiques add. `unnamed_step`:
+    where a response is restarted whose critique names none.
     """
 
     __pydantic_config__: ClassVar = FORBID
     gate: Literal["zero_correct", "low_reward", "all", "never"] = "zero_correct"
     gate_below: float = 0.125
-    mode: Literal["each", "aggregate", "restart"] = "each"
+    mode: Literal["each", "aggregate", "restart", "resample"] = "each"
     unnamed_step: Literal["start", "half", "skip"] = "start"
     per_response: int = 1
     temperature: float = 1.0

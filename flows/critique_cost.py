@@ -31,7 +31,7 @@ select c.kind, c.model, count(distinct c.critique_id) as critiques,
                         and not w.correct) as right_to_wrong
 from critiques c
 join verdicts v on v.run = c.run and v.subject_id = c.response_id
-left join refinements f on f.run = c.run and f.critique_id = c.critique_id
+left join refinements f on f.run = c.run and f.critique_id = c.critique_id and f.responses_quoted > 0
 left join verdicts w on w.run = f.run and w.subject_id = f.refinement_id
 group by all order by all
 """

@@ -16,6 +16,7 @@ from tasks.engines.protocol import Completion, SamplingSettings
 from tasks.models import resolve_model
 from tasks.policies import model_directory, model_of_engine, sample_with, served_policy
 from tasks.refine_requests import Attempt, Attempts, Material, each_response
+from tasks.resample import question_alone
 from tasks.restart import from_named_step
 from tasks.stage import Published, StageContext, stage
 from tasks.tokenizer import load_tokenizer
@@ -23,6 +24,7 @@ from tasks.tokenizer import load_tokenizer
 MODES: Mapping[str, Callable[[Material], Attempts]] = {
     "each": each_response,
     "aggregate": all_responses,
+    "resample": question_alone,
     "restart": from_named_step,
 }
 

@@ -1,6 +1,6 @@
 """What the policy is asked for when it refines: one request for each critiqued response (refine.mode each).
 
-The other modes, aggregate.py and restart.py, return the same kind of attempts.
+The other modes, aggregate.py, restart.py and resample.py, return the same kind of attempts.
 """
 
 from collections.abc import Mapping, Sequence

@@ -94,6 +94,11 @@ def test_a_combination_that_means_nothing_is_refused_by_its_reason(setting: str,
     assert hint in caught.value.hint
 
 
+def test_the_control_without_critiques_refuses_to_have_a_model_write_them() -> None:
+    with pytest.raises(UserError, match=r"refine\.mode resample reads no critique, and critique\.kind cot would ask"):
+        spec("refine.mode=resample", "critique.kind=cot")
+
+
 def test_a_setting_that_is_no_setting_says_how_to_write_one() -> None:
     for text in ("group_size", "=4", "a..b=4", "rollout.group_size"):
         with pytest.raises(UserError, match="key=value"):

@@ -10,6 +10,7 @@ from cgrpo_core.params import AdvantageParams, RefineParams, SelectParams
 from cgrpo_core.records import Critique, SelectedRefinement
 from tasks.aggregate import all_responses
 from tasks.refine_requests import Material, each_response
+from tasks.resample import question_alone
 from tasks.restart import from_named_step
 
 TOKENIZER = build_byte_tokenizer()
@@ -104,7 +105,22 @@ def test_a_critique_without_a_step_is_counted_and_restarts_at_the_start_or_not_a
     assert found.counts == {"restarts_unnamed": 1, "restarts_skipped": 1}
 
 
-@pytest.mark.parametrize("mode", [each_response, all_responses, from_named_step])
+def test_the_control_asks_the_question_alone_as_often_as_a_critique_would_have_been_answered() -> None:
+    given = material({"a": "Wrong. It is 8.", "b": "Wrong. It is 8."}, per_response=2)
+    found, refined = question_alone(given), each_response(given)
+    assert {one.request.prompt_token_ids for one in found.attempts} == {given.prompts["g"].token_ids}
+    assert {one.responses_quoted for one in found.attempts} == {0}
+    places = [[(one.response.response_id, one.index) for one in mode.attempts] for mode in (found, refined)]
+    assert places[0] == places[1]
+    assert len({one.request.seed for one in found.attempts}) == 4
+
+
+def test_a_question_that_is_too_long_is_not_asked_again() -> None:
+    found = question_alone(material({"a": "Wrong."}, max_prompt_tokens=1))
+    assert (found.attempts, found.counts) == ([], {"too_long": 1})
+
+
+@pytest.mark.parametrize("mode", [each_response, all_responses, from_named_step, question_alone])
 def test_the_same_material_gives_the_same_requests(mode) -> None:
     texts = {"a": "Step 2 is wrong.", "b": "Wrong."}
     assert mode(material(texts)).attempts == mode(material(texts)).attempts

@@ -29,7 +29,7 @@ SHORT, LONG = 2, 4  # digits of each operand
 FORGETS, FORGETS_TOLD = 0.85, 0.05  # of a carry, in a long sum asked alone, and after a critique that states the answer
 ALONE_SHORT, AGAIN_SHORT = 0.3, 0.1  # share of short sums in what is taught
 HIDDEN, LAYERS, HEADS, HEAD_DIM, WIDTH = 192, 4, 3, 64, 512
-CONTEXT, BATCH, LEARNING_RATE, SEED = 512, 32, 2e-3, 0
+CONTEXT, BATCH, LEARNING_RATE, SEED, STEPS = 512, 32, 2e-3, 0, 1000
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, and say where the model lies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args(arguments)
     print(build(options.directory, options.steps))
 

@@ -1,6 +1,6 @@
 """Does the critique help? The arms of an experiment, over seeds, at equal numbers of sampled tokens.
 
-    python benchmarks/critique_helps.py DIRECTORY [--seeds 5] [--iterations 24] [--sweep] [--report-only] [--json]
+    python benchmarks/critique_helps.py DIRECTORY [--seeds 5] [--iterations 20] [--sweep] [--report-only] [--json]
                                         [--embedded] [--out docs/critique_helps.png]
 
 Trains the small model if there is none in DIRECTORY (critique_model.py), picks the problems that it solves in none of
@@ -40,7 +40,7 @@ ARMS = {
     "control_resample": ("critique-grpo", "control_resample"),
     "paper_v6": ("critique-grpo", "paper_v6"),
 }
-RATES = {"small": dict.fromkeys(ARMS, "3e-4"), "embedded": dict.fromkeys(ARMS, "1e-5")}
+RATES = {"small": dict.fromkeys(ARMS, "1e-4"), "embedded": dict.fromkeys(ARMS, "1e-5")}
 SWEPT = ("3e-5", "1e-4")
 FIRST_SEED, SWEEP_SEED, PROBE_SEED = 1, 101, 201
 CANDIDATES, TRAINED, LIGHT, SHORT = 96, 64, 32, 16
@@ -117,13 +117,13 @@ def prepare_small(directory: Path) -> dict[str, Any]:
 def prepare_embedded(directory: Path) -> dict[str, Any]:
     """Write candidates and held-out problems: sums of two-digit numbers; return the settings."""
     draw = random.Random("critique_helps")
-    pairs = draw.sample([(a, b) for a in range(10, 100) for b in range(a, 100)], 64)
+    pairs = draw.sample([(a, b) for a in range(10, 100) for b in range(a, 100)], 40)
     rows = [{"problem": f"What is {a} + {b}?", "answer": str(a + b), "level": "hard"} for a, b in pairs]
-    write_rows(directory / "candidates.jsonl", rows[:32])
-    write_rows(directory / "held_out.jsonl", rows[32:])
+    write_rows(directory / "candidates.jsonl", rows[:16])
+    write_rows(directory / "held_out.jsonl", rows[16:])
     return {
         "inputs.eval_problems": f"{{kind: jsonl, path: {directory / 'held_out.jsonl'}}}",
-        "evaluate.every": 2,
+        **{"run.prompts_per_iteration": 6, "evaluate.every": 2},
     }
 
 
@@ -257,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--iterations", type=int, default=24)
+    parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--embedded", action="store_true")
     parser.add_argument("--report-only", action="store_true", help="of what is complete; nothing is run")

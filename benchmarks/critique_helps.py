@@ -117,13 +117,13 @@ def prepare_small(directory: Path) -> dict[str, Any]:
 def prepare_embedded(directory: Path) -> dict[str, Any]:
     """Write candidates and held-out problems: sums of two-digit numbers; return the settings."""
     draw = random.Random("critique_helps")
-    pairs = draw.sample([(a, b) for a in range(10, 100) for b in range(a, 100)], 40)
+    pairs = draw.sample([(a, b) for a in range(10, 100) for b in range(a, 100)], 28)
     rows = [{"problem": f"What is {a} + {b}?", "answer": str(a + b), "level": "hard"} for a, b in pairs]
-    write_rows(directory / "candidates.jsonl", rows[:16])
-    write_rows(directory / "held_out.jsonl", rows[16:])
+    write_rows(directory / "candidates.jsonl", rows[:12])
+    write_rows(directory / "held_out.jsonl", rows[12:])
     return {
         "inputs.eval_problems": f"{{kind: jsonl, path: {directory / 'held_out.jsonl'}}}",
-        **{"run.prompts_per_iteration": 6, "evaluate.every": 2},
+        **{"run.prompts_per_iteration": 4, "evaluate.every": 3},
     }
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +118,18 @@ def read(home: Path, run: str) -> Row:
 
 def between(places: Sequence[float], values: Sequence[float], place: float) -> float:
     """Return the value at a place, on straight lines between known ones; the ends hold beyond them."""
-    for (low, first), (high, last) in zip(
-        zip(places, values, strict=True), zip(places[1:], values[1:], strict=True), strict=False
-    ):
+    for (low, first), (high, last) in pairwise(zip(places, values, strict=True)):
         if place <= high:
             return first + (last - first) * max(0.0, place - low) / (high - low)
     return values[-1]
+
+
+def reached(places: Sequence[float], values: Sequence[float], value: float) -> float | None:
+    """Return the first place where a curve is at least so high, on straight lines between known places; or None."""
+    for (low, first), (high, last) in pairwise(zip(places, values, strict=True)):
+        if last >= value:
+            return low if first >= value else low + (high - low) * (value - first) / (last - first)
+    return None
 
 
 def at_budget(run: Row, budget: int) -> Row:
@@ -141,6 +147,7 @@ def at_budget(run: Row, budget: int) -> Row:
     entropies = [entropy for i, entropy, _, _ in run["updates"] if last - 4 <= i <= last and entropy is not None]
     refined = [row for row in run["refined"] if row[0] <= last]
     return found | {
+        "tokens_to_half": reached(*_accuracy(run), 0.5),
         "iterations": last,
         "reward_last_5": statistics.fmean(rewards),
         "problems": len(visits),
@@ -181,8 +188,10 @@ def _difference(one: list[Row], other: list[Row]) -> Row:
     pairs = [(run["at_budget"], others[run["seed"]]) for run in one if run["seed"] in others]
     if pairs:
         found["pairs"] = len(pairs)
-        for name in [f"{level}{share:g}" for share in SHARES] + ["solved"]:
-            found[name] = interval([second[name] - first[name] for first, second in pairs])
+        for name in [f"{level}{share:g}" for share in SHARES] + ["solved", "tokens_to_half"]:
+            known = [(first[name], second[name]) for first, second in pairs if None not in (first[name], second[name])]
+            if known:
+                found[name] = interval([last - first for first, last in known])
     return found
 
 

@@ -56,6 +56,12 @@ def test_a_curve_is_read_on_the_line_between_two_evaluations(place: float, value
     assert critique_report.between([0, 10, 20], [0.2, 0.4, 0.8], place) == pytest.approx(value)
 
 
+def test_where_a_curve_gets_high_enough_is_between_two_evaluations_or_nowhere() -> None:
+    assert critique_report.reached([0, 10, 20], [0.0, 0.4, 0.8], 0.5) == pytest.approx(12.5)
+    assert critique_report.reached([0, 10, 20], [0.6, 0.4, 0.8], 0.5) == 0
+    assert critique_report.reached([0, 10], [0.0, 0.4], 0.5) is None
+
+
 def test_an_interval_is_students_and_a_single_seed_has_none() -> None:
     mean, low, high = critique_report.interval([1.0, 2.0, 3.0])
     assert (mean, high - mean) == (2.0, pytest.approx(4.303 / math.sqrt(3), rel=1e-3))

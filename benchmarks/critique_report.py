@@ -127,8 +127,10 @@ def between(places: Sequence[float], values: Sequence[float], place: float) -> f
 def reached(places: Sequence[float], values: Sequence[float], value: float) -> float | None:
     """Return the first place where a curve is at least so high, on straight lines between known places; or None."""
     for (low, first), (high, last) in pairwise(zip(places, values, strict=True)):
+        if first >= value:
+            return low
         if last >= value:
-            return low if first >= value else low + (high - low) * (value - first) / (last - first)
+            return low + (high - low) * (value - first) / (last - first)
     return None
 
 

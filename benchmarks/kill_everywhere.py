@@ -226,7 +226,9 @@ def table(results: list[dict[str, Any]]) -> str:
         those = [k for k in kills if (k["target"], k["moment"]) == (target, moment) and k["killed"]]
         writing, wrong = sum(bool(k["writing"]) for k in those), sum(bool(k["differences"]) for k in those)
         lines.append(f"| {target} | {moment} | {len(those)} | {writing} | {wrong} |")
-    places = Counter(kill["fell"].split()[0] for kill in kills if kill["killed"])
+    places = Counter(
+        kill["fell"] if kill["fell"] == "the end" else kill["fell"].split()[0] for kill in kills if kill["killed"]
+    )
     done = sum(kill["killed"] for kill in kills)
     seconds = sum(result["seconds"] for result in results)
     failed = [result["chain"] for result in results if result["differences"]]

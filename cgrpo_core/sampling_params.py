@@ -15,7 +15,7 @@ class RunParams:
     """How much is run. A longer run shares every artifact with a shorter one, so `iterations` is in no key.
 
     slots_per_prompt: places in the schedule that an iteration takes for each prompt, its own and one for each time that
-    the graph may replace it (dapo.py).
+    the graph may replace it (dapo.py). chunks: `auto` is settled when a run is planned (flows/chunk_choice.py).
     """
 
     __pydantic_config__: ClassVar = FORBID
@@ -23,11 +23,20 @@ class RunParams:
     seed: int = 17
     iterations: int = 300
     prompts_per_iteration: int = 128
-    chunks: int = 1
+    chunks: int | Literal["auto"] = 1
     slots_per_prompt: int = 1
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "iterations", "prompts_per_iteration", "chunks", "slots_per_prompt")
+        at_least(self, 1, "iterations", "prompts_per_iteration", "slots_per_prompt")
+        if self.chunks != "auto":
+            at_least(self, 1, "chunks")
+
+    @property
+    def chunk_count(self) -> int:
+        """The number of chunks. Raises ValueError where it is not settled yet."""
+        if self.chunks == "auto":
+            raise ValueError("run.chunks is auto, and is settled only when a new run is planned: give a number")
+        return self.chunks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,7 +107,8 @@ def totals(found: Forecast) -> dict[str, Any]:
 
 def as_json(found: Forecast) -> dict[str, Any]:
     """Return all of it as plain values."""
-    return {"totals": totals(found), "memory": found.memory, "stages": stage_rows(found)}
+    decisions = found.plan.config.get("decisions", {})
+    return {"totals": totals(found), "decisions": decisions, "memory": found.memory, "stages": stage_rows(found)}
 
 
 def _newest(home: Path, pipeline: str) -> list[tuple[str, Plan]]:

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from flows.chunk_choice import settle_chunks
 from flows.gates import check_queries
+from flows.home import data_home
 from flows.plan import compile_plan, used_inputs
 from flows.resolve import resolve
 from flows.spec import Spec
@@ -33,6 +35,8 @@ def identities(spec: Spec) -> dict[str, dict[str, Any]]:
 def make_plan(file: Path, pipeline: str, *, profile: str | None, presets: list[str], sets: list[str]) -> Plan:
     """Return the plan of a pipeline as a user names it. Raises UserError."""
     spec = resolve(file, pipeline, profile=profile, presets=presets, sets=sets)
-    plan = compile_plan(spec, identities(spec))
+    known = identities(spec)
+    spec, decisions = settle_chunks(data_home(), spec, known)
+    plan = compile_plan(spec, known, decisions=decisions)
     check_queries(plan)
     return plan

@@ -52,11 +52,13 @@ def compile_plan(
     *,
     amend: Amend = as_compiled,
     kept: tuple[StagePlan, ...] = (),
+    decisions: Mapping[str, dict[str, Any]] | None = None,
 ) -> Plan:
     """Return the plan of `spec`. leaf_identities: input name -> what identifies its content. Raises UserError.
 
     kept: stages of another plan, its setup and first iterations, that stand first as they are; this plan goes on from
     there. amend: is given each compiled stage and returns the one that takes its place; those after it read that one.
+    decisions: what of `spec` was settled for the user, and why; it is kept with the plan.
     """
     check(spec)
     leaves = {name: {**leaf.model_dump(), "identity": leaf_identities[name]} for name, leaf in spec.inputs.items()}
@@ -87,6 +89,7 @@ def compile_plan(
         "gates": {name: gate.model_dump() for name, gate in spec.gates.items()},
         "prices": {name: price.model_dump() for name, price in spec.prices.items()},
         "base_dir": spec.base_dir,
+        **({"decisions": dict(decisions)} if decisions else {}),
     }
     return Plan(pipeline=spec.pipeline, config=config, stages=tuple(stages))
 
@@ -116,6 +119,11 @@ def check(spec: Spec) -> None:
     check_engines(spec)
     _check_carry(spec)
     run = spec.params.run
+    if run.chunks == "auto":
+        raise UserError(
+            "params.run.chunks = auto is settled when a new run is planned, and this plan goes on from another",
+            "give a number: --set run.chunks=4",
+        )
     if run.prompts_per_iteration < run.chunks:
         raise UserError(
             f"params.run.chunks = {run.chunks} is more than the {run.prompts_per_iteration} prompts of an iteration",
@@ -147,7 +155,7 @@ def gather(stages: list[StagePlan]) -> Outputs:
 
 def _iteration(before: _Scope, stages: list[StagePlan]) -> Outputs:
     spec, iteration, own = before.spec, before.iteration or 0, []
-    for chunk in range(spec.params.run.chunks):
+    for chunk in range(spec.params.run.chunk_count):
         outputs = dict(before.outputs)
         scope = replace(before, outputs=outputs, chunk=chunk)
         own += [_stage_plan(scope, name, stage, outputs) for name, stage in spec.graph.explore.items()]

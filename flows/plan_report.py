@@ -22,7 +22,9 @@ def print_forecast(found: Forecast, *, every: bool, file: TextIO | None = None) 
 
 
 def say_totals(found: Forecast) -> None:
-    """Say how many stages run and what they should take."""
+    """Say what was decided, how many stages run and what they should take."""
+    for name, decision in found.plan.config.get("decisions", {}).items():
+        say(f"{name} = {decision['value']}, {decision['why']}")
     sums = totals(found)
     say(f"{sums['stages']} stages: {sums['run']} to run, {sums['reuse']} to reuse")
     if found.compared_with and sums["run"]:

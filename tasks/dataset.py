@@ -41,7 +41,7 @@ def load_problems(context: StageContext, source: dict[str, Any]) -> Published:
 def select_prompts(context: StageContext, problems: list[Problem], model: dict[str, Any]) -> Published:
     """Take this chunk's problems from the schedule and render each for the policy; too long ones are counted out."""
     run, chunk = context.block(RunParams), context.plan.chunk or 0
-    slots = chunk_slots(context.iteration, run.prompts_per_iteration, chunk, run.chunks, run.slots_per_prompt)
+    slots = chunk_slots(context.iteration, run.prompts_per_iteration, chunk, run.chunk_count, run.slots_per_prompt)
     return _published(context, problems, model, slots)
 
 

@@ -27,9 +27,7 @@ def test_auto_takes_the_samplers_up_to_the_declared_gap_and_says_when_it_did_not
     assert first_source(AUTO, 2) == "sampler"
     assert settle_source(AUTO, "sampler", 1e-3) == "sampler"
     assert settle_source(AUTO, "sampler", 1.1e-3) == "trainer_for_gap"
-    assert (
-        settle_source(AUTO, "sampler", None) == "trainer_for_gap"
-    )  # nothing was measured
+    assert settle_source(AUTO, "sampler", None) == "trainer_for_gap"  # nothing was measured
     assert settle_source(LossParams(old_logprobs="sampler"), "sampler", 9.0) == "sampler"
     assert first_source(LossParams(), 2) == settle_source(LossParams(), "trainer", 9.0) == "trainer"
 

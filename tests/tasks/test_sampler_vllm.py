@@ -1,6 +1,7 @@
 """The sampler over real vLLM engines with a tiny random model: two replicas, of which some tests ask only the first."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 
 import pytest
 from tiny_model import build_tiny_model
@@ -124,8 +125,17 @@ def test_the_responses_of_a_group_share_their_prompt_and_the_refinements_of_a_pr
     assert [completion.cached_prompt_tokens for completion in group] == [0] + [(length - 1) // 32 * 32] * 4
 
     texts = [f"{question}\n\nEarlier attempt:\n{place * 7}\n\nCritique: it is wrong." for place in range(5)]
-    refined = one.sample(asked("refinement", texts), settings(max_tokens=4), policies[0])
-    assert [completion.cached_prompt_tokens for completion in refined] == [(length - 1) // 32 * 32] * 5
+    requests = asked("refinement", texts)
+    refined = one.sample(requests, settings(max_tokens=4), policies[0])
+    seen = [asked("response", [question])[0].prompt_token_ids]
+    for request, completion in zip(requests, refined, strict=True):
+        shared = max(same_tokens(request.prompt_token_ids, prompt) for prompt in seen)
+        assert completion.cached_prompt_tokens == shared // 32 * 32 > 0
+        seen.append(request.prompt_token_ids)
+
+
+def same_tokens(left, right):
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
 
 
 def test_nothing_is_left_in_the_prefix_cache_when_other_weights_are_served(one, models, policies):

@@ -241,15 +241,19 @@ def opened(kind: str, directory: Path) -> Iterator[tuple[Experiment, Trainer]]:
 
 
 def arms(kind: str, seeds: int, iterations: int, sweep: bool) -> list[Arm]:
-    """Return what is to be run, seed by seed, so that what is complete when it is stopped can be compared."""
+    """Return what is to be run, seed by seed, so that what is complete when it is stopped can be compared.
+
+    Where learning rates are not swept, `grpo` comes last: the other arms answer the question.
+    """
     names = list(ARMS) if kind == "small" else [name for name in ARMS if name != "no_refinement"]
     rates = [(name, rate) for name in names for rate in (SWEPT if sweep else (RATES[kind][name],))]
     first = SWEEP_SEED if sweep else FIRST_SEED
-    return [
+    planned = [
         Arm(name=name, rate=rate, seed=seed, iterations=iterations)
         for seed in range(first, first + seeds)
         for name, rate in rates
     ]
+    return planned if sweep else sorted(planned, key=lambda arm: arm.name == "grpo")
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 A run's curve is its held-out greedy accuracy over the tokens that it has sampled, responses and refinements, up to
 each evaluated policy. The budget is what the run that sampled least has sampled in the end; every curve is read there,
 and at a quarter and half of it, linearly between two evaluations. Intervals are Student's over seeds, 95%; differences
-between arms are paired by seed.
+between arms are paired by seed. What the store does not have, seconds and CPU-seconds of a run, is in `costs.jsonl`.
 """
 
 import json
@@ -62,9 +62,6 @@ REFINED = """
 select f.iteration, count(*) as refinements, sum(v.correct::int) as correct
 from refinements f join verdicts v on v.run = f.run and v.subject_id = f.refinement_id group by all order by all
 """
-SECONDS = """
-select epoch(max(ended_at) - min(started_at)) as seconds from stages where iteration >= 1 and published
-"""
 Row = dict[str, Any]
 
 
@@ -112,7 +109,6 @@ def read(home: Path, run: str) -> Row:
         "updates": [list(row) for row in ask(UPDATES)],
         "tries": [list(row) for row in ask(TRIES)],
         "refined": [[int(cell) for cell in row] for row in ask(REFINED)],
-        "seconds": ask(SECONDS)[0][0],
     }
 
 
@@ -137,7 +133,7 @@ def reached(places: Sequence[float], values: Sequence[float], value: float) -> f
 def at_budget(run: Row, budget: int) -> Row:
     """Return what a run had come to when it had sampled the budget."""
     tokens = run["tokens"]
-    last = max(iteration for iteration, count in enumerate(tokens) if count <= budget)
+    half, last = (max(i for i, count in enumerate(tokens) if count <= share * budget) for share in (0.5, 1.0))
     curves = {level: (list(found), list(found.values())) for level, found in run["accuracy"].items()}
     found: Row = {
         f"{level}_at_{share:g}": between([tokens[policy] for policy in policies], values, share * budget)
@@ -145,6 +141,7 @@ def at_budget(run: Row, budget: int) -> Row:
         for share in (SHARES if level in ("hard", "all") else (1.0,))
     }
     visits = {problem: (reward, solved) for i, problem, reward, solved in run["tries"] if i <= last}
+    earlier = {problem: solved for i, problem, _, solved in run["tries"] if i <= half}
     rewards = [reward for i, _, reward, _ in run["tries"] if last - 4 <= i <= last]
     entropies = [entropy for i, entropy, _, _ in run["updates"] if last - 4 <= i <= last and entropy is not None]
     refined = [row for row in run["refined"] if row[0] <= last]
@@ -152,6 +149,8 @@ def at_budget(run: Row, budget: int) -> Row:
         "tokens_to_half": reached(*_accuracy(run), 0.5),
         "iterations": last,
         "reward_last_5": statistics.fmean(rewards),
+        "problems_at_half": len(earlier),
+        "solved_at_half": sum(earlier.values()),
         "problems": len(visits),
         "solved": sum(solved for _, solved in visits.values()),
         "mostly_right": sum(reward > 0.5 for reward, _ in visits.values()),
@@ -177,7 +176,7 @@ def _summary(runs: list[Row]) -> Row:
     costs = {
         "iterations_run": [len(run["tokens"]) - 1 for run in runs],
         "sampled_tokens": [run["tokens"][-1] for run in runs],
-        "seconds": [run["seconds"] for run in runs],
+        "seconds": [run["costs"]["seconds"] for run in runs if run["costs"]],
         "cpu_seconds": [run["costs"]["cpu_seconds"] for run in runs if run["costs"]],
     }
     return {"seeds": len(runs)} | {name: interval(values) for name, values in (columns | costs).items() if values}
@@ -190,7 +189,7 @@ def _difference(one: list[Row], other: list[Row]) -> Row:
     pairs = [(run["at_budget"], others[run["seed"]]) for run in one if run["seed"] in others]
     if pairs:
         found["pairs"] = len(pairs)
-        for name in [f"{level}{share:g}" for share in SHARES] + ["solved", "tokens_to_half"]:
+        for name in [f"{level}{share:g}" for share in SHARES] + ["solved_at_half", "solved", "tokens_to_half"]:
             known = [(first[name], second[name]) for first, second in pairs if None not in (first[name], second[name])]
             if known:
                 found[name] = interval([last - first for first, last in known])

@@ -82,4 +82,5 @@ def test_what_was_sampled_beyond_the_budget_counts_for_nothing() -> None:
     assert found["hard_at_1"] == pytest.approx(0.7)
     assert found["hard_at_0.25"] == pytest.approx(0.125)
     assert (found["problems"], found["solved"], found["trained_tokens"]) == (2, 1, 110)
+    assert (found["problems_at_half"], found["solved_at_half"]) == (1, 0)
     assert (found["refinements"], found["refinements_right"], found["entropy"]) == (7, 6, pytest.approx(0.25))

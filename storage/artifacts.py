@@ -19,6 +19,7 @@ from json import JSONDecodeError, loads
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -131,7 +132,10 @@ class Store:
         with disk_faults_named(Path(self.home)):
             temporary = new_temporary(Path(self.home), manifest.key)
             try:
-                outputs = {name: _write_table(temporary, manifest.key, name, *table) for name, table in tables.items()}
+                outputs = {
+                    name: write_table(temporary, manifest.key, name, record, _checked(name, record, rows))
+                    for name, (record, rows) in tables.items()
+                }
                 manifest = replace(manifest, outputs=outputs)
                 _write_manifest(temporary, manifest)
                 return self._place(temporary, final, manifest)
@@ -186,12 +190,17 @@ def _parse(path: Path, content: bytes) -> pa.Table:
         raise ArtifactCorrupt.of(path, "a Parquet file", str(error)) from error
 
 
-def _write_table(directory: Path, key: str, name: str, record: type, rows: Sequence[Any]) -> OutputFile:
+def _checked(name: str, record: type, rows: Sequence[Any]) -> pa.Table:
     if not _OUTPUT.fullmatch(name):
         raise ManifestInvalid(f"{name!r} is no output name: lower-case letters, digits and _ are")
     table = to_table(record, rows)
     validate(record, rows)
-    artifact = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int32()), pa.array([key]))
+    return table
+
+
+def write_table(directory: Path, key: str, name: str, record: type, table: pa.Table) -> OutputFile:
+    """Write one output of an artifact, in which every row names the artifact; return its entry in the manifest."""
+    artifact = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), np.int32)), pa.array([key]))
     table = table.add_column(0, pa.field("artifact", artifact.type, nullable=False), artifact)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -199,7 +208,7 @@ def _write_table(directory: Path, key: str, name: str, record: type, rows: Seque
     write_bytes(directory / f"{name}.parquet", content)
     return OutputFile(
         record=record.__name__,
-        rows=len(rows),
+        rows=len(table),
         file=f"{name}.parquet",
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),

@@ -23,7 +23,7 @@ import psutil
 from kill_lab import settings, tree
 
 from storage.artifacts import Store
-from storage.errors import RunNotFound
+from storage.errors import StorageError
 from storage.runs import read_plan
 
 NAME = "flat"
@@ -64,9 +64,8 @@ def sample(root: int, known: dict[int, str]) -> dict[str, dict[str, float]]:
     return found
 
 
-def watch(command: list[str], environment: dict[str, str], home: Path, log: Path) -> list[dict[str, Any]]:
-    """Run a command to its end; return the samples, each with the iterations that were complete by then."""
-    samples: list[dict[str, Any]] = []
+def watch(command: list[str], environment: dict[str, str], home: Path, log: Path, kept: Path) -> None:
+    """Run a command to its end; keep a line a sample, with the iterations that were complete by then."""
     known: dict[int, str] = {}
     waiting: list[str] | None = None
     done, began = 0, time.monotonic()
@@ -79,20 +78,21 @@ def watch(command: list[str], environment: dict[str, str], home: Path, log: Path
                 waiting.pop(0)
                 done += 1
             roles = sample(child.pid, known)
-            samples.append({"iteration": done, "seconds": round(time.monotonic() - began, 1), "roles": roles})
+            now = {"iteration": done, "seconds": round(time.monotonic() - began, 1), "roles": roles}
+            with kept.open("a") as file:
+                file.write(json.dumps(now) + "\n")
             time.sleep(EVERY_S)
     finally:
         child.terminate()  # does nothing to one that has ended
         child.wait()
     if child.returncode:
         sys.exit(f"the run failed with exit code {child.returncode}: {log}")
-    return samples
 
 
 def _updates(home: Path) -> list[str] | None:
     try:
         stages = read_plan(home, NAME).stages
-    except (RunNotFound, OSError, ValueError) as _:
+    except StorageError:  # the run is not made yet
         return None
     return [stage.key for stage in stages if stage.stage == "update"]
 
@@ -135,16 +135,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--directory", type=Path, help="by default a new one")
-    parser.add_argument("--report-only", action="store_true", help="of the samples that are in the directory")
+    parser.add_argument("--report-only", action="store_true", help="of the samples that are in the directory so far")
     arguments = parser.parse_args()
     directory = (arguments.directory or Path(tempfile.mkdtemp(prefix="flat-memory-"))).resolve()
     directory.mkdir(parents=True, exist_ok=True)
-    kept = directory / "samples.json"
+    kept = directory / "samples.jsonl"
     if not arguments.report_only:
         environment = {
             name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PREFECT_API_URL")
         }
-        environment["CGRPO_HOME"] = str(directory / "home")
+        environment |= {"CGRPO_HOME": str(directory / "home"), "RAY_raylet_start_wait_time_s": "300"}
         sets = {"run.iterations": arguments.iterations, "run.chunks": 2, "evaluate.every": 20}
         command = [
             str(Path(sys.executable).parent / "cgrpo"),
@@ -158,8 +158,9 @@ def main() -> None:
         command += settings(directory, 1) + [
             word for name, value in sets.items() for word in ("--set", f"{name}={value}")
         ]
-        kept.write_text(json.dumps(watch(command, environment, directory / "home", directory / "run.log")))
-    for row in report(json.loads(kept.read_text())):
+        kept.unlink(missing_ok=True)
+        watch(command, environment, directory / "home", directory / "run.log", kept)
+    for row in report([json.loads(line) for line in kept.read_text().splitlines()]):
         print(json.dumps(row))
     print(f"data: {directory}", file=sys.stderr)
 

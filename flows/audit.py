@@ -15,7 +15,7 @@ from typing import Any
 from cgrpo_core.errors import UserError
 from storage.artifacts import MANIFEST, Store
 from storage.code_identity import code_identity
-from storage.integrity import Finding, check_run_files, check_store, damage, note
+from storage.integrity import Finding, check_copy, check_run_files, check_store, damage, note
 from storage.journal import file_sha256
 from storage.links import check_links
 from storage.merkle import merkle_root
@@ -59,6 +59,7 @@ def audit(home: Path, name: str, progress: Callable[[str], None], replay: bool =
     if plan is not None:
         progress(f"{len(plan.stages)} stages: files against their digests, keys against their ingredients")
         findings += check_store(home, name, [stage.key for stage in plan.stages])
+        findings += check_copy(home, name)
         findings += [finding for stage in plan.stages for finding in check_links(home, stage)]
         findings += _recomputed(home, plan, counts, progress)
         findings += _lineage(home, plan, progress)

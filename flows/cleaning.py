@@ -1,10 +1,11 @@
-"""What `cgrpo gc` says and does."""
+"""What `cgrpo gc` and `cgrpo compact` say and do."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 from flows.report import show_table
 from flows.terminal import as_gib, dump_json, say
+from storage.compaction import compact
 from storage.gc import Garbage, collect, find_garbage
 from storage.runs import HomeLock
 
@@ -36,3 +37,19 @@ def _show(found: list[Garbage], *, every: bool) -> None:
     rows = [[kind, len(sizes), as_gib(sum(sizes)), why] for (kind, why), sizes in groups.items()]
     if rows:
         show_table(["kind", "directories", "size", "why"], rows)
+
+
+def compact_run(home: Path, run: str | None, *, as_json: bool) -> None:
+    """Copy what is complete and not copied yet, and say what that gave."""
+    done = compact(home, run, say)
+    if as_json:
+        dump_json(asdict(done))
+        return
+    if done.stale:
+        say(f"{done.stale} parts of the copy were made from artifacts that have changed since, and were removed")
+    if done.iterations is None:
+        say(f"run {done.run}: every complete iteration is in its copy already")
+        return
+    first, last = done.iterations
+    say(f"run {done.run}: iterations {first} to {last}, {done.rows} rows of {done.files} tables")
+    say(f"{as_gib(done.bytes_before)} of them take {as_gib(done.bytes)} in their copy; the artifacts stay as they are")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from flows.terminal import AllOption, DryRunOption, JsonOption, NameOption, SetOption
+from flows.terminal import AllOption, DryRunOption, JsonOption, NameOption, RunArgument, SetOption
 
 
 def rerun(
@@ -79,3 +79,11 @@ def gc(dry_run: DryRunOption = False, every: AllOption = False, as_json: JsonOpt
     from flows.home import data_home
 
     clean(data_home(), dry_run=dry_run, every=every, as_json=as_json)
+
+
+def compact(run: RunArgument = None, as_json: JsonOption = False) -> None:
+    """Copy the complete iterations of a run into few large files, which questions read; the artifacts stay."""
+    from flows.cleaning import compact_run
+    from flows.home import data_home
+
+    compact_run(data_home(), run, as_json=as_json)

@@ -1,11 +1,11 @@
 """What the engines of an iteration did beside their work: the way of the weights, and what the prefix cache saved."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from storage.artifacts import Manifest, Store
-from storage.plans import Plan, StagePlan
+from storage.plans import AnyPlace
 
-Published = list[tuple[StagePlan, Manifest]]
+Published = Sequence[tuple[AnyPlace, Manifest]]
 SYNC = {  # what is shown -> the metric: of the update that wrote weights, of the stage that had them loaded
     "digest": "digest_seconds",
     "export": "export_seconds",
@@ -35,14 +35,14 @@ def prefix_cache(manifests: Published) -> dict[str, float]:
     return {name: cached[name] / asked[name] for name in asked}
 
 
-def published(store: Store, stages: Iterable[StagePlan]) -> Published:
+def published(store: Store, stages: Iterable[AnyPlace]) -> Published:
     """Return the stages that are published, with their manifests."""
     return [(stage, manifest) for stage in stages if (manifest := store.find(stage.key)) is not None]
 
 
-def figures_of_iteration(plan: Plan, store: Store, iteration: int) -> dict[str, dict[str, float]]:
+def figures_of_iteration(places: Iterable[AnyPlace], store: Store, iteration: int) -> dict[str, dict[str, float]]:
     """Return both for one iteration of a run."""
-    found = published(store, [stage for stage in plan.stages if stage.iteration == iteration])
+    found = published(store, [stage for stage in places if stage.iteration == iteration])
     return {"weight_sync": weight_sync(found), "prefix_cache": prefix_cache(found)}
 
 

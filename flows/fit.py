@@ -4,7 +4,8 @@ The estimate of a run is kept beside its plan (runs/<name>/estimate.json) and co
 """
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from cgrpo_core.memory import kv_bytes_per_token, sampler_memory, trainer_memory
 from storage.artifacts import Store
 from storage.durable import json_bytes
 from storage.journal import write_recorded
-from storage.plans import Plan
+from storage.plans import AnyPlace, Plan
 from storage.runs import run_directory
 from tasks.machine import available_memory, gpu_memory
 from tasks.model_shape import model_shape
@@ -20,6 +21,7 @@ from tasks.model_shape import model_shape
 Estimate = dict[str, Any]
 FILE = "estimate.json"
 PEAKS_READ = 20  # of each engine; a peak counts from the start of its process, so the newest ones hold the others
+LOOKED_AT = 100  # published stages of each engine: one that does not measure is not looked for in a whole long run
 GIB = 2**30
 
 
@@ -133,22 +135,26 @@ def kept_estimate(home: Path, run: str) -> Estimate | None:
     return dict(json.loads(path.read_bytes())) if path.is_file() else None
 
 
-def measured_peaks(home: Path, plan: Plan) -> dict[str, int]:
+def measured_peaks(home: Path, places: Sequence[AnyPlace]) -> dict[str, int]:
     """Return the peak of each engine on its device, as its newest stages measured it since the engine started."""
-    store, found = Store(home), dict[str, list[int]]()
-    for stage in reversed(plan.stages):
-        if stage.engine is None or len(found.setdefault(stage.engine["name"], [])) >= PEAKS_READ:
+    store, found, looked = Store(home), dict[str, list[int]](), Counter[str]()
+    for place in reversed(places):
+        if place.engine is None:
             continue
-        manifest = store.find(stage.key)
-        name = "peak_device_bytes" if stage.engine["resources"].get("num_gpus") else "peak_rss_bytes"
-        if manifest is not None and name in manifest.metrics:
-            found[stage.engine["name"]].append(int(manifest.metrics[name]))
+        name, peaks = place.engine["name"], found.setdefault(place.engine["name"], [])
+        if len(peaks) >= PEAKS_READ or looked[name] >= LOOKED_AT or not store.has(place.key):
+            continue
+        manifest = store.find(place.key)
+        looked[name] += 1
+        peak = "peak_device_bytes" if place.engine["resources"].get("num_gpus") else "peak_rss_bytes"
+        if manifest is not None and peak in manifest.metrics:
+            peaks.append(int(manifest.metrics[peak]))
     return {name: max(peaks) for name, peaks in found.items() if peaks}
 
 
-def memory_figures(home: Path, run: str, plan: Plan) -> dict[str, dict[str, int]]:
+def memory_figures(home: Path, run: str, places: Sequence[AnyPlace]) -> dict[str, dict[str, int]]:
     """Return for each engine of a run what was estimated before it and what was measured, as far as either is known."""
-    estimate, measured = kept_estimate(home, run), measured_peaks(home, plan)
+    estimate, measured = kept_estimate(home, run), measured_peaks(home, places)
     engines = estimate["engines"] if estimate else {}
     figures: dict[str, dict[str, int]] = {name: {} for name in sorted({*engines, *measured})}
     for name, figure in figures.items():

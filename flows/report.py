@@ -21,7 +21,7 @@ from flows.summary import iteration_row, stages_of
 from flows.terminal import as_gib, dump_json, fail, say
 from flows.time_bar import draw, last_iteration
 from storage.artifacts import Store
-from storage.runs import Run, read_plan, run_state
+from storage.runs import Run, read_places, read_plan, run_state
 
 Form = Literal["table", "json", "csv"]
 
@@ -61,10 +61,10 @@ def print_status(name: str | None, *, as_json: bool) -> None:
         "stages_total": state.stages_total,
         "error": state.error,
     }
-    plan = read_plan(data_home(), state.name)
-    memory = memory_figures(data_home(), state.name, plan)
-    timed = last_iteration(plan, Store(data_home()))
-    figures = figures_of_iteration(plan, Store(data_home()), timed[0]) if timed else None
+    places = read_places(data_home(), state.name)
+    memory = memory_figures(data_home(), state.name, places)
+    timed = last_iteration(places, Store(data_home()))
+    figures = figures_of_iteration(places, Store(data_home()), timed[0]) if timed else None
     if as_json:
         time = {"iteration": timed[0], "seconds": timed[1], **(figures or {})} if timed else None
         dump_json({**values, "memory": memory, "time": time})

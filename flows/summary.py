@@ -1,11 +1,11 @@
 """What an iteration did, in one row: read from the manifests and tables that its stages published."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cgrpo_core.records import UpdateMetrics
 from flows.engine_figures import prefix_cache, published, weight_sync
 from storage.artifacts import Manifest, Store
-from storage.plans import Plan, StagePlan
+from storage.plans import AnyPlace, Plan, StagePlan
 
 Row = dict[str, str | int | float | None]
 
@@ -49,7 +49,7 @@ def iteration_row(store: Store, stages: Iterable[StagePlan]) -> Row:
     return row
 
 
-def _critiques(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
+def _critiques(manifests: Sequence[tuple[AnyPlace, Manifest]]) -> Row:
     """Return how many critiques there are, how often a model was asked, and what degraded and why, where any did."""
     found = [manifest.counts for stage, manifest in manifests if "Critique" in stage.outputs.values()]
     totals: dict[str, int] = {}
@@ -62,7 +62,7 @@ def _critiques(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
     return {name: total for name, total in totals.items() if total or name == "critiques"}
 
 
-def _advantage(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
+def _advantage(manifests: Sequence[tuple[AnyPlace, Manifest]]) -> Row:
     found = [manifest for stage, manifest in manifests if "TrainingSample" in stage.outputs.values()]
     groups = sum(manifest.counts.get("groups", 0) for manifest in found)
     if not groups:
@@ -73,26 +73,26 @@ def _advantage(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
     return {"reward_mean": reward / judged if judged else None, "groups": groups, "groups_without_gradient": flat}
 
 
-def _sampling(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
+def _sampling(manifests: Sequence[tuple[AnyPlace, Manifest]]) -> Row:
     tokens = sum(manifest.metrics.get("completion_tokens", 0) for _, manifest in manifests)
     seconds = sum(manifest.metrics.get("sampling_seconds", 0.0) for _, manifest in manifests)
     return {"tokens": int(tokens), "tokens_per_second": round(tokens / seconds, 1)} if seconds else {}
 
 
-def _accuracy(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
+def _accuracy(manifests: Sequence[tuple[AnyPlace, Manifest]]) -> Row:
     """Of all evaluation stages together, over answers that were judged; shards of one benchmark are several stages."""
     found = [manifest for stage, manifest in manifests if "EvalResult" in stage.outputs.values()]
     judged = sum(manifest.counts.get(f"status_{status}", 0) for manifest in found for status in ("ok", "unparsable"))
     return {"accuracy": sum(manifest.counts.get("correct", 0) for manifest in found) / judged} if judged else {}
 
 
-def _update(store: Store, stage: StagePlan) -> Row:
+def _update(store: Store, stage: AnyPlace) -> Row:
     output = next(name for name, record in stage.outputs.items() if record == "UpdateMetrics")
     metrics = store.read(stage.key, output, UpdateMetrics)[0]
     return {name: getattr(metrics, name) for name in UPDATE_FIGURES} | {"update_seconds": round(metrics.seconds, 1)}
 
 
-def _faults(manifests: list[tuple[StagePlan, Manifest]]) -> Row:
+def _faults(manifests: Sequence[tuple[AnyPlace, Manifest]]) -> Row:
     names = (
         "rejected",
         "too_long",

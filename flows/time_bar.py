@@ -4,11 +4,11 @@ Stages overlap. A moment at which an engine works is that engine's, whatever els
 verification, waiting for critiques, other stages, and last what passes between stages: publishing, Ray and Prefect.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from storage.artifacts import Manifest, Store
-from storage.plans import Plan, StagePlan
+from storage.plans import AnyPlace
 
 ENGINES = {"vllm": "sampling", "deepspeed": "training", "openai": "critique"}
 PARTS = (
@@ -25,7 +25,7 @@ WIDTH = 40
 Span = tuple[float, float, str]
 
 
-def part_of(stage: StagePlan) -> str:
+def part_of(stage: AnyPlace) -> str:
     """Return which of PARTS a stage's time belongs to."""
     if stage.task.startswith("tasks.critique:"):
         return "critique"
@@ -34,7 +34,7 @@ def part_of(stage: StagePlan) -> str:
     return "verification" if stage.task.startswith("tasks.verify:") else "other stages"
 
 
-def spans_of(stage: StagePlan, manifest: Manifest) -> Iterator[Span]:
+def spans_of(stage: AnyPlace, manifest: Manifest) -> Iterator[Span]:
     """Yield what a stage was at, from when to when: an engine loads weights before it works, or writes them after."""
     start, end, metrics = manifest.started_at, manifest.ended_at, manifest.metrics
     if "load_seconds" in metrics:
@@ -62,16 +62,18 @@ def shares(spans: Iterable[Span]) -> dict[str, float]:
     return seconds
 
 
-def last_iteration(plan: Plan, store: Store) -> tuple[int, dict[str, float]] | None:
+def last_iteration(places: Sequence[AnyPlace], store: Store) -> tuple[int, dict[str, float]] | None:
     """Return the newest iteration all of whose stages are published, and the seconds of its parts."""
-    by_iteration: dict[int, list[tuple[StagePlan, Manifest | None]]] = {}
-    for stage in plan.stages:
-        if stage.iteration is not None:
-            by_iteration.setdefault(stage.iteration, []).append((stage, store.find(stage.key)))
+    by_iteration: dict[int, list[AnyPlace]] = {}
+    for place in places:
+        if place.iteration is not None:
+            by_iteration.setdefault(place.iteration, []).append(place)
     for iteration in sorted(by_iteration, reverse=True):
-        published = [(stage, manifest) for stage, manifest in by_iteration[iteration] if manifest is not None]
-        if len(published) == len(by_iteration[iteration]):
-            return iteration, shares(span for stage, manifest in published for span in spans_of(stage, manifest))
+        if all(store.has(place.key) for place in by_iteration[iteration]):
+            found = [(place, store.find(place.key)) for place in by_iteration[iteration]]
+            return iteration, shares(
+                span for place, manifest in found if manifest for span in spans_of(place, manifest)
+            )
     return None
 
 

@@ -10,11 +10,9 @@ A query sees nothing else: no files, no network, no variables of the program, no
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from difflib import get_close_matches
-from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +23,14 @@ from pyarrow.fs import LocalFileSystem
 
 from cgrpo_core.leakage import reasoning
 from storage.artifacts import Manifest, Store
+from storage.compacted import Part, fresh_parts, manifest_states
 from storage.errors import QueryFailed, QueryTimeout
 from storage.gates import COLUMNS as GATE_COLUMNS
 from storage.gates import list_gates
-from storage.plans import StagePlan
-from storage.runs import list_runs, open_run, read_plan, run_state
+from storage.plans import AnyPlace, Place
+from storage.runs import list_runs, open_run, read_places, state_of
 from storage.schemas import RECORDS, arrow_schema
+from storage.stage_rows import PLACE, STAGE_COLUMNS, TIME, as_time, stage_row
 
 VIEWS: dict[str, str] = {
     "problems": "Problem",
@@ -50,35 +50,12 @@ VIEWS: dict[str, str] = {
     "evaluations": "EvalResult",
     "benchmark_figures": "BenchmarkFigure",
 }
-_PLACE = [
-    pa.field("run", pa.string()),
-    pa.field("iteration", pa.int64()),
-    pa.field("chunk", pa.int64()),
-    pa.field("stage", pa.string()),
-]
-_TIME = pa.timestamp("us")  # UTC without a zone: DuckDB needs another package to hand out times with one
-_STAGES = pa.schema(
-    [
-        *_PLACE,
-        pa.field("section", pa.string()),
-        pa.field("task", pa.string()),
-        pa.field("key", pa.string()),
-        pa.field("published", pa.bool_()),
-        pa.field("started_at", _TIME),
-        pa.field("ended_at", _TIME),
-        pa.field("seconds", pa.float64()),
-        pa.field("rows", pa.int64()),
-        pa.field("counts", pa.string()),
-        pa.field("metrics", pa.string()),
-        pa.field("evidence", pa.string()),
-    ]
-)
 _RUNS = pa.schema(
     [
         pa.field("run", pa.string()),
         pa.field("pipeline", pa.string()),
         pa.field("parent", pa.string()),
-        pa.field("created_at", _TIME),
+        pa.field("created_at", TIME),
         pa.field("state", pa.string()),
         pa.field("iteration", pa.int64()),
         pa.field("iterations", pa.int64()),
@@ -111,7 +88,7 @@ class _Placed:
     """A stage in a run's plan, with its manifest if it is published."""
 
     run: str
-    stage: StagePlan
+    stage: AnyPlace
     manifest: Manifest | None
 
 
@@ -129,33 +106,44 @@ def open_catalog(home: Path, runs: list[str] | None = None) -> duckdb.DuckDBPyCo
     It shows what was published when it was opened. Raises RunNotFound for a name that is no run.
     """
     names = [run.name for run in list_runs(home)] if runs is None else [open_run(home, name).name for name in runs]
-    placed = _placed_stages(Store(Path(home)), {name: read_plan(home, name).stages for name in names})
-    gates = [row for name in names for row in list_gates(home, name)]
-    return _connect(home, placed, runs=[_run_row(home, name) for name in names], gates=gates)
+    places = {name: read_places(home, name) for name in names}
+    states = manifest_states(home, {place.key for of_run in places.values() for place in of_run})
+    copies = [part for name in names for part in fresh_parts(home, name, states)]
+    copied: dict[str, set[str]] = {name: set() for name in names}
+    for part in copies:
+        copied[part.run].update(part.stage_keys())
+    rest = {name: [place for place in places[name] if place.key not in copied[name]] for name in names}
+    return _connect(
+        home,
+        _placed_stages(Store(Path(home)), rest),
+        copies,
+        runs=[_run_row(home, name, places[name], states) for name in names],
+        gates=[row for name in names for row in list_gates(home, name)],
+    )
 
 
-def open_stages(home: Path, run: str, stages: Iterable[StagePlan]) -> duckdb.DuckDBPyConnection:
+def open_stages(home: Path, run: str, stages: Iterable[AnyPlace]) -> duckdb.DuckDBPyConnection:
     """Return a sealed connection with the views over these stages of a run alone; `runs` and `gates` are empty.
 
     For questions asked after each iteration: it reads as many manifests as there are stages, however long the run is.
     """
-    return _connect(home, _placed_stages(Store(Path(home)), {run: stages}), runs=[], gates=[])
+    return _connect(home, _placed_stages(Store(Path(home)), {run: stages}), [], runs=[], gates=[])
 
 
 def _connect(
-    home: Path, placed: list[_Placed], *, runs: list[dict[str, Any]], gates: list[dict[str, Any]]
+    home: Path, placed: list[_Placed], copies: list[Part], *, runs: list[dict[str, Any]], gates: list[dict[str, Any]]
 ) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:")
     for view, name in VIEWS.items():
-        connection.register(view, _dataset(Store(Path(home)), RECORDS[name], placed))
+        connection.register(view, _dataset(Store(Path(home)), RECORDS[name], placed, copies))
     # Tables of DuckDB's own: small, and JSON gets its type, so that counts->>'truncated' works.
     tables = {
-        "stages": ([_stage_row(item) for item in placed], _STAGES),
-        "runs": (runs, _RUNS),
-        "gates": (gates, _GATES),
+        "stages": _stage_table(placed, copies),
+        "runs": pa.Table.from_pylist(runs, schema=_RUNS),
+        "gates": pa.Table.from_pylist(gates, schema=_GATES),
     }
-    for table, (rows, schema) in tables.items():
-        connection.register(f"{table}_arrow", pa.Table.from_pylist(rows, schema=schema))
+    for table, rows in tables.items():
+        connection.register(f"{table}_arrow", rows)
         columns = f"* REPLACE ({', '.join(f'{name}::JSON AS {name}' for name in _JSON)})" if table == "stages" else "*"
         connection.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM {table}_arrow")
         connection.unregister(f"{table}_arrow")
@@ -230,7 +218,7 @@ def _hint(message: str) -> str:
     return f"views: {', '.join(names)}; DESCRIBE VIEW_NAME lists the columns"
 
 
-def _placed_stages(store: Store, stages_of: Mapping[str, Iterable[StagePlan]]) -> list[_Placed]:
+def _placed_stages(store: Store, stages_of: Mapping[str, Iterable[AnyPlace]]) -> list[_Placed]:
     manifests: dict[str, Manifest | None] = {}  # shared stages are read once
     placed = []
     for name, stages in stages_of.items():
@@ -241,19 +229,33 @@ def _placed_stages(store: Store, stages_of: Mapping[str, Iterable[StagePlan]]) -
     return placed
 
 
-def _dataset(store: Store, record: type, placed: list[_Placed]) -> ds.FileSystemDataset:
-    """The published files of a record, each with its place as partition; a field called like a place gives way."""
+def _stage_table(placed: list[_Placed], copies: list[Part]) -> pa.Table:
+    rest = [stage_row(item.run, item.stage, item.manifest) for item in placed]
+    copied = [part.stages.select(STAGE_COLUMNS.names).cast(STAGE_COLUMNS) for part in copies]
+    return pa.concat_tables([*copied, pa.Table.from_pylist(rest, schema=STAGE_COLUMNS)])
+
+
+def _dataset(store: Store, record: type, placed: list[_Placed], copies: list[Part]) -> ds.FileSystemDataset:
+    """The published files of a record, each with its place as partition; a field called like a place gives way.
+
+    In a compacted copy iteration and chunk are columns, and only run and stage are those of the file.
+    """
     parquet, files = ds.ParquetFileFormat(), LocalFileSystem()
-    taken = {field.name for field in _PLACE}
-    schema = pa.schema(_PLACE + [field for field in arrow_schema(record) if field.name not in taken])
-    fragments = [
-        parquet.make_fragment(
-            str(store.path(item.stage.key) / entry["file"]), filesystem=files, partition_expression=_partition(item)
-        )
+    taken = {field.name for field in PLACE}
+    schema = pa.schema(PLACE + [field for field in arrow_schema(record) if field.name not in taken])
+    found = [
+        (str(path), (ds.field("run") == part.run) & (ds.field("stage") == stage))
+        for part in copies
+        for path, stage, name in part.tables()
+        if name == record.__name__
+    ]
+    found += [
+        (str(store.path(item.stage.key) / entry["file"]), _partition(item))
         for item in placed
         for entry in (item.manifest.outputs.values() if item.manifest else ())
         if entry["record"] == record.__name__
     ]
+    fragments = [parquet.make_fragment(path, filesystem=files, partition_expression=where) for path, where in found]
     return ds.FileSystemDataset(fragments, schema, parquet, files)
 
 
@@ -264,37 +266,8 @@ def _partition(item: _Placed) -> ds.Expression:
     return terms[0] & terms[1] & terms[2] & terms[3]
 
 
-def _stage_row(item: _Placed) -> dict[str, Any]:
-    stage, manifest = item.stage, item.manifest
-    row: dict[str, Any] = {
-        "run": item.run,
-        "iteration": stage.iteration,
-        "chunk": stage.chunk,
-        "stage": stage.stage,
-        "section": stage.section,
-        "task": stage.task,
-        "key": stage.key,
-        "published": manifest is not None,
-    }
-    if manifest is not None:
-        row |= {
-            "started_at": _time(manifest.started_at),
-            "ended_at": _time(manifest.ended_at),
-            "seconds": manifest.ended_at - manifest.started_at,
-            "rows": sum(entry["rows"] for entry in manifest.outputs.values()),
-            "counts": dumps(manifest.counts),
-            "metrics": dumps(manifest.metrics),
-            "evidence": dumps(manifest.evidence),
-        }
-    return row
-
-
-def _run_row(home: Path, name: str) -> dict[str, Any]:
-    run, state = open_run(home, name), asdict(run_state(home, name))
+def _run_row(home: Path, name: str, places: Sequence[Place], states: Container[str]) -> dict[str, Any]:
+    run, state = open_run(home, name), asdict(state_of(home, name, places, states))
     state.pop("name")
-    created = _time(run.created_at)
+    created = as_time(run.created_at)
     return {"run": name, "pipeline": run.pipeline, "parent": run.parent, "created_at": created, **state}
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)

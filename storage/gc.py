@@ -2,7 +2,8 @@
 
 Referred to is every artifact that a run's frozen plan names, and what was read for it, through the manifests. Weights
 and checkpoints are caches of policies: each run keeps the weights of its newest policy and of that one's parent, and
-as many of its newest checkpoints as its `checkpoint.keep` says. What any run keeps stays.
+as many of its newest checkpoints as its `checkpoint.keep` says. What any run keeps stays. The compacted copy of a run
+goes when the run is gone.
 """
 
 import shutil
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from storage.artifacts import Store
+from storage.compacted import ROOM
 from storage.durable import take_away
 from storage.plans import Plan, StagePlan
 from storage.policies import complete
 from storage.runs import HomeLock, list_runs, read_plan
 
-Kind = Literal["artifact", "weights", "checkpoint", "leftover"]
+Kind = Literal["artifact", "weights", "checkpoint", "copy", "leftover"]
 KEPT_WEIGHTS, KEPT_CHECKPOINTS = 2, 3
 
 
@@ -45,6 +47,12 @@ def find_garbage(home: Path) -> list[Garbage]:
     ]
     found += _caches(home, "weights", weights, referred, "superseded; a replay brings them back")
     found += _caches(home, "checkpoint", checkpoints, referred, "more than checkpoint.keep")
+    names = {run.name for run in list_runs(home)}
+    found += [
+        _garbage(home, "copy", path, "a compacted copy of a run that is gone")
+        for path in _directories(home / ROOM, depth=1)
+        if path.name not in names
+    ]
     found += [
         _garbage(home, "leftover", path, "left by a publish that was cut off")
         for path in _directories(home / "tmp", depth=1)

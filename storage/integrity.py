@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from storage.artifacts import MANIFEST, SEAL, Store
 from storage.attempts import list_attempts, run_directory
+from storage.compacted import ROOM, all_parts, parts_of
 from storage.durable import json_bytes
 from storage.errors import ArtifactCorrupt, RunCorrupt
 from storage.journal import JOURNAL, file_sha256, read_journal
@@ -81,6 +82,27 @@ def check_store(home: Path, name: str, keys: Iterable[str]) -> Iterator[Finding]
         for path in sorted((home / room).glob("*")):
             if not path.is_dir():
                 yield damage("artifact", f"{room}/{path.name}", "was added: only directories are here")
+
+
+def check_copy(home: Path, name: str) -> Iterator[Finding]:
+    """Yield what is wrong with the compacted copy of a run: its files, and whether its manifests are those of now."""
+    recorded = read_journal(run_directory(home, name)).recorded("directory")
+    for relative in all_parts(home, name):
+        yield from _check_directory(home, relative, recorded.get(relative, set()))
+    for part in parts_of(home, name):
+        sums = zip(*(part.stages.column(column).to_pylist() for column in ("key", "manifest_sha256")), strict=True)
+        others = [key for key, sha256 in sums if _manifest_sha256(home, key) != sha256]
+        if others:
+            subject, count = f"{ROOM}/{name}/{part.path.name}", len(others)
+            problem = (
+                f"{count} of its artifacts are others now, such as {others[0][:12]}; cgrpo compact copies them anew"
+            )
+            yield note("directory", subject, problem)
+
+
+def _manifest_sha256(home: Path, key: str) -> str | None:
+    path = Store(home).path(key) / MANIFEST
+    return file_sha256(path) if path.is_file() else None
 
 
 def _completed(home: Path, name: str) -> bool:

@@ -48,6 +48,32 @@ class StagePlan:
         return " ".join([self.stage, ".".join(place)]).strip()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a stage is called, where it stands and what it publishes: enough to find and read it.
+
+    engine: name, kind and resources of the bound engine, or None.
+    """
+
+    stage: str
+    task: str
+    section: Section
+    iteration: int | None
+    chunk: int | None
+    key: str
+    outputs: dict[str, str]
+    engine: dict[str, Any] | None
+
+
+AnyPlace = Place | StagePlan  # either one does, where a stage is only found and read
+
+
+def place_of(stage: StagePlan) -> Place:
+    """Return the place of a stage."""
+    engine = stage.engine and {name: stage.engine.get(name) for name in ("name", "kind", "resources")}
+    return Place(stage.stage, stage.task, stage.section, stage.iteration, stage.chunk, stage.key, stage.outputs, engine)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """All stages of a run in an order in which they could run one after the other."""

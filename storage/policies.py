@@ -49,7 +49,7 @@ def publish_directory(home: Path, kind: Kind, key: str, write: Callable[[Path], 
         temporary = new_temporary(home, f"{kind}-{key}")
         try:
             write(temporary)
-            _write_digests(temporary)
+            write_digests(temporary)
             while not move_into_place(temporary, final):
                 if complete(home, relative):
                     break
@@ -106,7 +106,8 @@ def _resolve(home: Path, relative: str) -> Path:
     return Path(home) / relative
 
 
-def _write_digests(directory: Path) -> None:
+def write_digests(directory: Path) -> None:
+    """Sync what was written to a directory and list it in its DIGESTS.json: from then on the directory is complete."""
     entries: dict[str, dict[str, int | str]] = {}
     for path in sorted(directory.rglob("*")):
         if path.is_symlink():

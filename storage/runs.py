@@ -13,7 +13,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
@@ -35,10 +35,11 @@ from storage.attempts import (
     start_attempt,
 )
 from storage.code_identity import code_identity
+from storage.compacted import copied_places, manifest_states
 from storage.durable import json_bytes, move_into_place, new_temporary, sync_directory, write_bytes
 from storage.errors import RunExists, RunNotFound
 from storage.journal import append, file_entry
-from storage.plans import Plan, StagePlan, collector_paused
+from storage.plans import Place, Plan, collector_paused, place_of
 
 __all__ = [
     "Attempt",
@@ -52,10 +53,12 @@ __all__ = [
     "list_attempts",
     "list_runs",
     "open_run",
+    "read_places",
     "read_plan",
     "run_directory",
     "run_state",
     "start_attempt",
+    "state_of",
 ]
 
 
@@ -152,6 +155,13 @@ def read_plan(home: Path, name: str) -> Plan:
         raise run_corrupt(path, error) from error
 
 
+def read_places(home: Path, name: str) -> tuple[Place, ...]:
+    """Return the places of a run's stages in plan order, from its compacted copy if there is one: a long plan is long
+    to read. Raises RunCorrupt if the plan cannot be read."""
+    copied = copied_places(home, name)
+    return copied if copied is not None else tuple(place_of(stage) for stage in read_plan(home, name).stages)
+
+
 @lru_cache(maxsize=2)  # a flow asks for its plan in every iteration, and that of 1,000 iterations is 45 MB of JSON
 def _parse_plan(path: Path, _modified_ns: int, _size: int) -> Plan:
     content = path.read_bytes()
@@ -185,20 +195,24 @@ class RunState:
 def run_state(home: Path, name: str | None = None) -> RunState:
     """Return the state of a run, or of the newest. Raises RunNotFound, RunCorrupt, ArtifactCorrupt."""
     name = open_run(home, name).name
-    stages = read_plan(home, name).stages
-    store = Store(home)
+    places = read_places(home, name)
+    return state_of(home, name, places, manifest_states(home, [place.key for place in places]))
+
+
+def state_of(home: Path, name: str, places: Sequence[Place], published_keys: Container[str]) -> RunState:
+    """Return the state of a run whose places and published stages are known."""
     state, error = _state(home, name)
-    published = [stage for stage in stages if (store.path(stage.key) / "manifest.json").is_file()]
-    policy = _newest_policy(store, published)
+    published = [place for place in places if place.key in published_keys]
+    policy = _newest_policy(Store(home), published)
     return RunState(
         name=name,
         state=state,
-        iteration=_last_iteration(stage for stage in published if _is_update(stage)),
-        iterations=_last_iteration(stages),
+        iteration=_last_iteration(place for place in published if _is_update(place)),
+        iterations=_last_iteration(places),
         policy_version=policy.policy_version if policy else None,
         weights_sha256=policy.weights_sha256 if policy else None,
         stages_published=len(published),
-        stages_total=len(stages),
+        stages_total=len(places),
         error=error,
     )
 
@@ -219,15 +233,15 @@ def _state(home: Path, name: str) -> tuple[State, str | None]:
     return last.state, last.error
 
 
-def _is_update(stage: StagePlan) -> bool:
+def _is_update(stage: Place) -> bool:
     return stage.iteration is not None and "Policy" in stage.outputs.values()
 
 
-def _last_iteration(stages: Iterable[StagePlan]) -> int:
+def _last_iteration(stages: Iterable[Place]) -> int:
     return max((stage.iteration for stage in stages if stage.iteration is not None), default=0)
 
 
-def _newest_policy(store: Store, published: list[StagePlan]) -> Policy | None:
+def _newest_policy(store: Store, published: list[Place]) -> Policy | None:
     """The policy of the last stage, in plan order, that published one."""
     for stage in reversed(published):
         for output, record in stage.outputs.items():

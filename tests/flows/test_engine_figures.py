@@ -71,4 +71,4 @@ def test_every_sampling_stage_stores_what_the_prefix_cache_had(published):
     sampled = [stage for stage in plan.stages if stage.stage in ("rollout", "refine", "evaluate", "evaluate_base")]
     assert len(sampled) > 4
     assert all("cached_prompt_tokens" in store.find(stage.key).metrics for stage in sampled)
-    assert figures_of_iteration(plan, store, 2)["prefix_cache"]["rollout"] == 0.0  # a fake has no cache
+    assert figures_of_iteration(plan.stages, store, 2)["prefix_cache"]["rollout"] == 0.0  # a fake has no cache

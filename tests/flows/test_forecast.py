@@ -196,7 +196,7 @@ def test_the_estimate_is_kept_with_the_run_and_compared_with_the_largest_measure
     assert kept_estimate(tmp_path, "run") == {"engines": {}}
     for stage, peak in zip((s for s in PARENT.stages if s.stage == "rollout"), (300.0, 200.0), strict=True):
         publish(tmp_path, stage, metrics={"peak_rss_bytes": peak})
-    assert measured_peaks(tmp_path, PARENT) == {"sampler": 300}
+    assert measured_peaks(tmp_path, PARENT.stages) == {"sampler": 300}
 
 
 def test_a_policy_without_weights_and_checkpoint_is_to_be_rebuilt(tmp_path: Path) -> None:

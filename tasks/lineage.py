@@ -13,8 +13,8 @@ from storage.integrity import Finding, damage, note
 from storage.plans import StagePlan
 from storage.policies import complete
 from storage.schemas import RECORDS
+from tasks.fixed_policy import known_fixed_policy
 from tasks.models import model_weights_digest
-from tasks.policies import known_fixed_policy
 from tasks.recompute import stored_rows
 
 SAMPLED = {"Response", "Refinement", "EvalResult"}  # what a stage samples from a policy

@@ -4,11 +4,10 @@ Any engine may be killed at any time. A trainer gets the nearest checkpoint back
 since then; each replayed update must give the digest that was published, or the run stops.
 """
 
-import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ from cgrpo_core.errors import UserError
 from cgrpo_core.params import LimitParams, LossParams, OptimizerParams, RolloutParams, build_block
 from cgrpo_core.records import Policy, TrainingSample
 from storage.artifacts import Manifest, Store
-from storage.durable import json_bytes, write_bytes
 from storage.policies import complete, damaged_files, publish_directory
-from tasks.engines.lease import lease_sampler, lease_trainer
+from tasks.engines.lease import lease_sampler, lease_trainer, running_trainer
 from tasks.engines.protocol import (
     Completion,
     PolicyMismatch,
@@ -31,7 +29,8 @@ from tasks.engines.protocol import (
     Trainer,
     UpdateRequest,
 )
-from tasks.models import model_weights_digest, resolve_model
+from tasks.fixed_policy import fixed_policy
+from tasks.models import resolve_model
 from tasks.stage import StageContext
 
 LOAD_PARTS = ("digest", "weights", "reset", "check")
@@ -85,36 +84,9 @@ def model_of_engine(context: StageContext) -> str:
 
 def served_policy(context: StageContext, policy: Policy) -> Policy:
     """Return what the stage's engine is to serve: the policy that was carried here, or version 0 of a fixed model."""
-    return fixed_policy(context) if _is_fixed(engine_of(context)) else policy
-
-
-def fixed_policy(context: StageContext) -> Policy:
-    """Return version 0 of the model of the stage's engine. Its weights are read for their digest once a home."""
-    model = engine_of(context)["model"]
-    known = known_fixed_policy(context.home, model)
-    if known is not None:
-        return known
-    path = _fixed_file(context.home, model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    weights_sha256 = model_weights_digest(model_directory(context))
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    write_bytes(part, json_bytes({"weights_sha256": weights_sha256, "model": model["identity"]}))
-    part.replace(path)
-    return _version_0(weights_sha256)
-
-
-def known_fixed_policy(home: Path, model: dict[str, Any]) -> Policy | None:
-    """Return version 0 of a fixed model, if its weights were read in this home before."""
-    path = _fixed_file(home, model)
-    return _version_0(json.loads(path.read_text())["weights_sha256"]) if path.is_file() else None
-
-
-def _fixed_file(home: Path, model: dict[str, Any]) -> Path:
-    return home / "engines" / f"fixed-{model['identity']['digest'][:20]}.json"
-
-
-def _version_0(weights_sha256: str) -> Policy:
-    return Policy(policy_version=0, parent=None, weights_sha256=weights_sha256, weights=None, checkpoint=None)
+    if not _is_fixed(engine_of(context)):
+        return policy
+    return fixed_policy(context.home, engine_of(context)["model"], model_directory(context))
 
 
 def _is_fixed(engine: dict[str, Any]) -> bool:
@@ -132,9 +104,10 @@ def sample_with(
         return Sampled(completions=[], metrics=dict(NOTHING_SAMPLED))
     policy = served_policy(context, policy)
     began = time.monotonic()
-    sampler = lease_sampler(
-        context.home, engine_of(context), model_directory(context), policy, weights_rebuilder(context)
+    lease = (
+        partial(lease_sampler, trainer_of=partial(trainer_that_holds, context)) if _is_sent(context) else lease_sampler
     )
+    sampler = lease(context.home, engine_of(context), model_directory(context), policy, weights_rebuilder(context))
     leased = time.monotonic()
     completions = sampler.sample(requests, settings, policy_ref(policy))
     metrics = {
@@ -146,7 +119,9 @@ def sample_with(
         **_load_metrics(sampler),
         **sampler.peak_memory(),
     }
-    return Sampled(completions=completions, metrics=metrics, evidence=_served(sampler, policy))
+    times = sampler.load_times()
+    way = {} if times is None else {"weights_came_by": times.by}
+    return Sampled(completions=completions, metrics=metrics, evidence=_served(sampler, policy) | way)
 
 
 def _load_metrics(sampler: Sampler) -> dict[str, float]:
@@ -163,6 +138,24 @@ def _served(sampler: Sampler, policy: Policy) -> dict[str, str]:
     if held is None or held != policy_ref(policy):
         raise PolicyMismatch(f"the sampler holds {held} after it sampled, not {policy_ref(policy)}")
     return {"served_policy_version": str(held.policy_version), "served_weights_sha256": held.weights_sha256}
+
+
+def _is_sent(context: StageContext) -> bool:
+    """Tell whether the declaration would have a trainer send weights to the stage's sampler."""
+    engine = engine_of(context)
+    return not _is_fixed(engine) and (engine.get("options") or {}).get("weight_transfer", "files") != "files"
+
+
+def trainer_that_holds(context: StageContext, policy: Policy) -> Trainer | None:
+    """Return the running trainer that holds this policy, or None: its weights then come from the store."""
+    if policy.parent is None:
+        return None
+    declaration = read_policy(context.store, _key_of(context, policy)).manifest.engine
+    if declaration is None:
+        return None
+    base = resolve_model(declaration["model"], context.home, Path(context.base_dir))
+    trainer = running_trainer(context.home, declaration, base)
+    return trainer if trainer is not None and trainer.held() == policy_ref(policy) else None
 
 
 def trainer_with(context: StageContext, policy_key: str) -> Trainer:

@@ -69,6 +69,10 @@ class DeepSpeedTrainer:
         """Write the weights in Hugging Face format into a new directory."""
         self._call("export_weights", directory, expect)
 
+    def send_weights(self, samplers: Sequence[str], backend: str, expect: PolicyRef) -> None:
+        """Send the weights to these sampler actors, by a backend of vLLM's weight-transfer API."""
+        self._call("send_weights", list(samplers), backend, expect)
+
     def save_checkpoint(self, directory: str, expect: PolicyRef) -> None:
         """Write a checkpoint into a new directory."""
         self._call("save_checkpoint", directory, expect)

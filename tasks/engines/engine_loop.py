@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tasks.engines.faults import CompletionFailed, EngineBroken
 from tasks.engines.protocol import (
@@ -24,6 +24,9 @@ from tasks.engines.protocol import (
     SampleRequest,
     SamplingSettings,
 )
+
+if TYPE_CHECKING:
+    from tasks.engines.weight_transfer import Transfer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +69,8 @@ class Core(Protocol):
     def check_weights(self, weights_dir: str) -> None:
         """Raise for a directory that cannot be loaded, with nothing touched."""
 
-    def load(self, policy: PolicyRef, weights_dir: str) -> Loaded:
-        """Serve these weights.
+    def load(self, policy: PolicyRef, weights: "str | Transfer") -> Loaded:
+        """Serve the weights of a directory, or those that a trainer sends meanwhile.
 
         Raises PolicyMismatch when their digest is another; whatever else it raises breaks the engine.
         """
@@ -113,7 +116,7 @@ class _SampleCall:
 @dataclass(slots=True)
 class _LoadCall:
     policy: PolicyRef
-    weights_dir: str
+    weights: "str | Transfer"
     done: Future[LoadTimes | None] = field(default_factory=Future)
 
 
@@ -146,9 +149,9 @@ class EngineLoop:
             raise EngineBroken(self._broken)
         return self._held
 
-    def load(self, policy: PolicyRef, weights_dir: str) -> LoadTimes | None:
-        """Serve the weights in `weights_dir` once nothing is in flight; None: they were served already."""
-        call = _LoadCall(policy, weights_dir)
+    def load(self, policy: PolicyRef, weights: "str | Transfer") -> LoadTimes | None:
+        """Serve the weights of a directory, or of a transfer, once nothing is in flight; None: they were served."""
+        call = _LoadCall(policy, weights)
         self._put(call)
         return call.done.result()
 
@@ -242,19 +245,20 @@ class EngineLoop:
         return True
 
     def _load(self, core: Core, call: _LoadCall) -> None:
-        if self._held is not None and self._held.weights_sha256 == call.policy.weights_sha256:
+        if isinstance(call.weights, str) and self._held and self._held.weights_sha256 == call.policy.weights_sha256:
             self._held = call.policy  # the same weights under another version: an update without a gradient
             call.done.set_result(None)
             return
         try:
-            core.check_weights(call.weights_dir)
+            if isinstance(call.weights, str):
+                core.check_weights(call.weights)
         except Exception as error:  # noqa: BLE001 - refused before a tensor was touched: the caller's to mend
             call.done.set_exception(error)
             return
         began = time.perf_counter()
         self._held, self._verified = None, False
         try:
-            loaded = core.load(call.policy, call.weights_dir)
+            loaded = core.load(call.policy, call.weights)
         except PolicyMismatch as error:
             call.done.set_exception(error)
             return

@@ -153,6 +153,10 @@ class FakeTrainer:
         """Return nothing: a fake is no process."""
         return {}
 
+    def send_weights(self, samplers: Sequence[str], backend: str, expect: PolicyRef) -> None:
+        """Send nothing: fake samplers load fake files."""
+        _expect(self._held, expect)
+
     def save_checkpoint(self, directory: str, expect: PolicyRef) -> None:
         """Write fake weights and the optimizer step into a directory."""
         _expect(self._held, expect)

@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,16 @@ def lease_sampler(
     base_model_dir: Path,
     policy: Policy,
     rebuild: Callable[[Policy], str] | None = None,
+    trainer_of: Callable[[Policy], Trainer | None] | None = None,
 ) -> VllmSampler:
     """Return a sampler that serves exactly this policy.
 
     declaration: kind, name, replicas, resources, options. rebuild: returns a directory with the policy's weights; asked
-    when the store has them no more. Raises UserError or EngineNotStarted for a declaration that cannot be,
-    WeightsMissing, PolicyMismatch when the weights are not the policy's, EngineLost or EngineBroken after ATTEMPTS.
+    when the store has them no more. trainer_of: the trainer that holds the policy, if one does: it sends the weights
+    where the declaration's weight_transfer says so; load_times().by tells which way they came.
+
+    Raises UserError or EngineNotStarted for a declaration that cannot be, WeightsMissing, PolicyMismatch when the
+    weights are not the policy's, EngineLost or EngineBroken after ATTEMPTS.
     """
     _check_kind(declaration, "vllm")
     name = engine_name(home, declaration, base_model_dir)
@@ -53,7 +58,11 @@ def lease_sampler(
             try:
                 sampler = start_sampler(name, declaration, str(base_model_dir))
                 if sampler.held() != wanted:
-                    load_stored(home, sampler, wanted, policy, rebuild)
+                    trainer = trainer_of(policy) if trainer_of and sampler.weight_transfer != "files" else None
+                    if trainer is not None:
+                        sampler.receive(wanted, partial(_send, trainer, wanted))
+                    else:
+                        load_stored(home, sampler, wanted, policy, rebuild)
                 return sampler
             except (EngineLost, EngineBroken):
                 stop_sampler(name, declaration)
@@ -73,6 +82,13 @@ def lease_trainer(home: Path, declaration: Mapping[str, Any], base_model_dir: Pa
     name = engine_name(home, declaration, base_model_dir)
     with _one_at_a_time(home, name):
         return find_trainer(name, declaration) or start_trainer(name, declaration, str(base_model_dir), True)
+
+
+def running_trainer(home: Path, declaration: Mapping[str, Any], base_model_dir: Path) -> Trainer | None:
+    """Return the trainer of this declaration if it runs; none is started."""
+    from tasks.engines.deepspeed_trainer import find_trainer
+
+    return find_trainer(engine_name(home, declaration, base_model_dir), declaration)
 
 
 def engine_name(home: Path, declaration: Mapping[str, Any], base_model_dir: Path) -> str:
@@ -150,6 +166,10 @@ def load_stored(
             raise
         drop(home, policy.weights)
         sampler.load(wanted, rebuild(policy))
+
+
+def _send(trainer: Trainer, policy: PolicyRef, actors: list[str], backend: str) -> None:
+    trainer.send_weights(actors, backend, policy)
 
 
 def _weights_directory(home: Path, policy: Policy, rebuild: Callable[[Policy], str] | None) -> str:

@@ -87,6 +87,7 @@ class LoadTimes:
     weights: float
     reset: float
     check: float
+    by: str = "files"  # or the backend of vLLM's weight-transfer API
 
 
 class Sampler(Protocol):
@@ -174,6 +175,9 @@ class Trainer(Protocol):
 
     def export_weights(self, directory: str, expect: PolicyRef) -> None:
         """Write the weights as Hugging Face safetensors with config and tokenizer into `directory` (new or empty)."""
+
+    def send_weights(self, samplers: Sequence[str], backend: str, expect: PolicyRef) -> None:
+        """Send the weights to sampler actors, by name, through a backend of vLLM's weight-transfer API."""
 
     def save_checkpoint(self, directory: str, expect: PolicyRef) -> None:
         """Write a checkpoint into `directory` (new or empty)."""

@@ -12,6 +12,7 @@ from tasks.engines.protocol import SampleRequest, SamplingSettings
 PLACEMENT_ONLY = frozenset({"num_threads", "kv_cache_gib", "gpu_memory_utilization", "deadline_s"})
 """Options that change speed and memory, never which completions are possible: another value is the same engine."""
 
+TRANSFERS = ("files", "ipc", "nccl")
 CPU_THREADS = 2  # shared among the replicas of a sampler without a GPU, unless options.num_threads says otherwise
 
 
@@ -23,7 +24,8 @@ class SamplerOptions:
     memory for keys and values; None leaves it to gpu_memory_utilization, so it has a default on the CPU alone.
     max_num_seqs: requests in one batch. block_size: tokens of a block of the prefix cache; vLLM's CPU default is 128,
     and a prompt shorter than a block never hits. deadline_s: an engine that samples and gives no token for so long is
-    taken for hung, and killed. on_cpu: follows from the declared resources.
+    taken for hung, and killed. weight_transfer: `files`, or the backend of vLLM's weight-transfer API by which a
+    trainer sends its weights: `ipc` on the same device, `nccl` from another. on_cpu: as resources say.
     """
 
     dtype: str = "float32"
@@ -36,6 +38,7 @@ class SamplerOptions:
     block_size: int = 32
     enable_prefix_caching: bool = True
     deadline_s: float = DEADLINE_S
+    weight_transfer: str = "files"
     on_cpu: bool = True
 
     def engine_arguments(self, base_model_dir: str) -> dict[str, Any]:
@@ -62,6 +65,8 @@ class SamplerOptions:
                 "max_num_batched_tokens": max(32768, self.max_model_len),
                 "block_size": self.block_size,
             }
+        if self.weight_transfer != "files":
+            arguments["weight_transfer_config"] = {"backend": self.weight_transfer}
         if self.kv_cache_gib is not None:
             arguments["kv_cache_memory_bytes"] = int(self.kv_cache_gib * 2**30)
         return arguments
@@ -168,6 +173,13 @@ def _read_options(where: str, given: dict[str, Any], *, on_cpu: bool) -> Sampler
     for name in ("max_model_len", "num_threads", "max_num_seqs", "block_size"):
         if not isinstance(value := getattr(options, name), int) or value < 1:
             raise UserError(f"{where}.{name} is {value!r}", "it is a whole number of 1 or more")
+    if options.weight_transfer not in TRANSFERS:
+        raise UserError(f"{where}.weight_transfer is {options.weight_transfer!r}", f"it is {', '.join(TRANSFERS)}")
+    if options.weight_transfer != "files" and on_cpu:
+        raise UserError(
+            f"{where}.weight_transfer is {options.weight_transfer}, from GPU to GPU, and the sampler has none",
+            "give it resources.num_gpus, or leave it at files",
+        )
     if not 0 < options.gpu_memory_utilization <= 1:
         raise UserError(f"{where}.gpu_memory_utilization is {options.gpu_memory_utilization}", "it is in (0, 1]")
     check_deadline(where, options.deadline_s)

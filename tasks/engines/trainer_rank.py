@@ -153,6 +153,17 @@ class TrainerRank:
         write_tensors(path / WEIGHTS_FILE, ((name, t.cpu().clone() if copied else t) for name, t in weights))
         copy_model_files(self._base_dir, path, self._options.dtype)
 
+    def send_weights(self, samplers: Sequence[str], backend: str, expect: PolicyRef) -> None:
+        """Send the weights to these sampler actors by a backend of vLLM's weight-transfer API (collective)."""
+        from tasks.engines.actors import find_actor
+        from tasks.engines.weight_transfer import RayReplicas, send_weights, trainer_info
+
+        weights = self._expect(expect).named_weights()
+        copied = self._options.zero_stage == 3  # there a gathered tensor is gone when the next one comes
+        tensors = ((name, tensor.clone() if copied else tensor) for name, tensor in weights)
+        replicas = RayReplicas([find_actor(name) for name in samplers])
+        send_weights(tensors, replicas, trainer_info(backend, self._rank, len(samplers)))
+
     def save_checkpoint(self, directory: str, expect: PolicyRef) -> None:
         """Write a checkpoint (collective; rank 0 writes)."""
         from tasks.engines.trainer_checkpoint import write_checkpoint

@@ -7,11 +7,13 @@ from functools import partial
 from typing import Any, cast
 
 from cgrpo_core.records import FinishReason
+from tasks.engines.deadlines import DEADLINE_S
 from tasks.engines.engine_loop import Finished, Loaded
 from tasks.engines.faults import EngineBroken, EngineNotStarted
 from tasks.engines.protocol import Completion, LoadTimes, PolicyMismatch, PolicyRef, SampleRequest, SamplingSettings
 from tasks.engines.sampler_options import SamplerOptions, check_requests
 from tasks.engines.vllm_weights import WeightStream, compare_served, refresh_tied_head, tensor_names
+from tasks.engines.weight_transfer import Transfer
 
 
 class VllmCore:
@@ -23,7 +25,7 @@ class VllmCore:
         from vllm import EngineArgs, LLMEngine
 
         self._names = tensor_names(base_model_dir)
-        self._max_model_len = options.max_model_len
+        self._max_model_len, self._transfer = options.max_model_len, options.weight_transfer
         try:
             self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**options.engine_arguments(base_model_dir)))
         except (ValueError, TypeError, RuntimeError, OSError, AssertionError) as error:
@@ -75,35 +77,47 @@ class VllmCore:
         if difference := tensor_names(weights_dir) ^ self._names:
             raise PolicyMismatch(f"{weights_dir} is of another model than the engine: {len(difference)} tensors differ")
 
-    def load(self, policy: PolicyRef, weights_dir: str) -> Loaded:
-        """Stream weights into the engine, drop the prefix cache, compare digests, compare what is served."""
+    def load(self, policy: PolicyRef, weights: str | Transfer) -> Loaded:
+        """Take weights into the engine, drop the prefix cache, compare digests, compare what is served.
+
+        Those of a transfer have no digest here: the trainer computed it, and what is served is compared with its own.
+        """
         began = time.perf_counter()
-        stream = WeightStream(weights_dir)
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(stream)})
+        stream = WeightStream(weights) if isinstance(weights, str) else None
+        if stream is not None:
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(stream)})
+        elif isinstance(weights, Transfer):
+            accepted = weights.serve(lambda name, given: self._engine.collective_rpc(name, kwargs=given), DEADLINE_S)
         self._engine.collective_rpc("apply_model", args=(refresh_tied_head,))
         loaded = time.perf_counter()
         if not self._engine.reset_prefix_cache():
             raise EngineBroken("the prefix cache could not be dropped: blocks of the old weights are in use")
         reset = time.perf_counter()
-        if stream.digest() != policy.weights_sha256:
+        if stream and stream.digest() != policy.weights_sha256:
             raise PolicyMismatch(
-                f"{weights_dir} has the weights {stream.digest()[:12]}, policy {policy.policy_version} has "
+                f"{weights} has the weights {stream.digest()[:12]}, policy {policy.policy_version} has "
                 f"{policy.weights_sha256[:12]}"
             )
         hashed = time.perf_counter()
-        compare = partial(compare_served, samples=stream.samples)
-        different, unknown = self._engine.collective_rpc("apply_model", args=(compare,))[0]
-        if different:
-            raise EngineBroken(f"vLLM serves other weights than it was given: {', '.join(different[:3])}")
+        verified = self._compare(stream.samples if stream else accepted)
         ended = time.perf_counter()
         times = LoadTimes(
             total=ended - began,
-            digest=stream.hashing_seconds,
+            digest=stream.hashing_seconds if stream else 0.0,
             weights=loaded - began,
             reset=reset - loaded,
             check=ended - hashed,
+            by="files" if stream else self._transfer,
         )
-        return Loaded(verified=not unknown and len(stream.samples) == len(self._names), times=times)
+        return Loaded(verified=verified, times=times)
+
+    def _compare(self, samples: dict[str, Any]) -> bool:
+        """Return whether every tensor was compared. Raises EngineBroken if one is not served as it was given."""
+        compare = partial(compare_served, samples=samples)
+        different, unknown = self._engine.collective_rpc("apply_model", args=(compare,))[0]
+        if different:
+            raise EngineBroken(f"vLLM serves other weights than it was given: {', '.join(different[:3])}")
+        return not unknown and len(samples) == len(self._names)
 
     def _finished(self, output: Any) -> Finished:
         sampled = output.outputs[0]

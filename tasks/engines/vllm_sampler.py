@@ -5,10 +5,11 @@ one would hold no policy. Which replica samples a request changes nothing: a com
 prompt, the settings and the request's own seed.
 """
 
+import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.engines.actors import INFO, NAMESPACE, call_all, find_actor, stop_actors
 from tasks.engines.deadlines import Pulse
@@ -16,6 +17,9 @@ from tasks.engines.engine_loop import NOTHING_YET, EngineLoop, SamplerStats
 from tasks.engines.memory import largest, peak_memory
 from tasks.engines.protocol import Completion, LoadTimes, PolicyRef, SampleRequest, SamplingSettings
 from tasks.engines.sampler_options import SamplerOptions, check_requests, read_declaration
+
+if TYPE_CHECKING:
+    from tasks.engines.weight_transfer import Transfer
 
 CALLS_AT_ONCE = 64
 
@@ -27,6 +31,8 @@ class SamplerActor:
         self._options, self._base_model_dir = options, base_model_dir
         self._starting = threading.Lock()
         self._loop: EngineLoop | None = None
+        self._transfers: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
+        self._transfer: Transfer | None = None  # the one under way
 
     def start(self) -> None:
         """Build the engine, once; who comes second waits for it. Raises EngineNotStarted."""
@@ -43,6 +49,24 @@ class SamplerActor:
     def load(self, policy: PolicyRef, weights_dir: str) -> LoadTimes | None:
         """Serve the weights in `weights_dir`."""
         return self._engine().load(policy, weights_dir)
+
+    def receive(self, policy: PolicyRef) -> LoadTimes | None:
+        """Serve the weights that a trainer sends by `transfer` meanwhile."""
+        from tasks.engines.weight_transfer import Transfer
+
+        own = Transfer()
+        self._transfers.put(own)
+        return self._engine().load(policy, own)
+
+    def transfer(self, method: str, argument: Any) -> None:
+        """Carry out one call of the trainer's, made after `receive`."""
+        if self._transfer is None:
+            self._transfer = self._transfers.get(timeout=self._options.deadline_s)
+        try:
+            self._transfer.call(method, argument)
+        finally:
+            if method == "accept":
+                self._transfer = None
 
     def sample(
         self, requests: Sequence[SampleRequest], settings: SamplingSettings, expect: PolicyRef
@@ -95,10 +119,27 @@ class VllmSampler:
         Raises PolicyMismatch if their digest is not the policy's; the sampler then holds nothing. Raises WeightsMissing
         with nothing touched, EngineBroken if the engine failed or serves other tensors than it was given, EngineLost.
         """
-        loads = {name: actor.load.remote(policy, weights_dir) for name, actor in self._named()}
+        self._loaded({name: actor.load.remote(policy, weights_dir) for name, actor in self._named()})
+        return policy
+
+    def receive(self, policy: PolicyRef, send: Callable[[list[str], str], None]) -> PolicyRef:
+        """Serve the weights that `send(actor names, backend)` has a trainer send to every replica.
+
+        Raises what either side does; the sampler then holds nothing, or is broken.
+        """
+        loads = {name: actor.receive.remote(policy) for name, actor in self._named()}
+        send(list(self._actors), self._options.weight_transfer)
+        self._loaded(loads)
+        return policy
+
+    @property
+    def weight_transfer(self) -> str:
+        """How the declaration would have weights come: files, or a backend of vLLM's weight-transfer API."""
+        return self._options.weight_transfer
+
+    def _loaded(self, loads: Mapping[str, Any]) -> None:
         times: list[LoadTimes | None] = call_all(loads, self._pulse())
         self._load_times = max((one for one in times if one is not None), key=lambda one: one.total, default=None)
-        return policy
 
     def load_times(self) -> LoadTimes | None:
         """Return what the last load by this handle took, on the slowest replica; None if no weights were read."""

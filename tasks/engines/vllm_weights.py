@@ -72,10 +72,8 @@ class WeightStream:
                     for name in file.keys():  # noqa: SIM118 - no mapping: it has keys() and no iterator
                         tensor = file.get_tensor(name)
                         self._digests.append((name, hashing.submit(self._hash, name, tensor)))
-                        if tensor.ndim == 2:
-                            self.samples[name] = tensor[:, columns(tensor.shape[1])].clone()
-                        elif tensor.ndim == 1:
-                            self.samples[name] = tensor
+                        if tensor.ndim in (1, 2):
+                            self.samples[name] = sample_columns(tensor)
                         yield name, tensor
 
     def digest(self) -> str:
@@ -87,6 +85,11 @@ class WeightStream:
         digest = tensor_digest(name, tensor)
         self.hashing_seconds += time.perf_counter() - began
         return digest
+
+
+def sample_columns(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what of a tensor is compared: a vector whole, a few columns of a matrix."""
+    return tensor if tensor.ndim == 1 else tensor[:, columns(tensor.shape[1])].clone()
 
 
 def columns(width: int) -> list[int]:

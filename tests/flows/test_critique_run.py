@@ -47,7 +47,7 @@ def endpoint(base_url):
 def run(home, inputs, monkeypatch, preset, *sets, name="one"):
     """Carry out a run with a preset under engines that pretend; return its plan."""
     fake_engines(monkeypatch)
-    monkeypatch.setattr("tasks.policies.model_weights_digest", lambda directory: "0" * 64)
+    monkeypatch.setattr("tasks.fixed_policy.model_weights_digest", lambda directory: "0" * 64)
     settings = [
         *SETS,
         "run.chunks=1",

@@ -13,7 +13,7 @@ from cgrpo_core.records import Critique, Policy, Refinement, SkippedRefinement
 from storage.artifacts import Store
 from storage.plans import StagePlan
 from storage.schemas import validate
-from tasks import policies
+from tasks import fixed_policy, policies
 from tasks import refine as stage_module
 from tasks.engines.fake import FakeSampler, write_fake_weights
 from tasks.engines.protocol import PolicyRef
@@ -44,7 +44,7 @@ def stage(tmp_path, monkeypatch, texts, critiques, policy="carried", vocabulary=
     if vocabulary:
         tokenizers["engine"].add_tokens([vocabulary])
     monkeypatch.setattr(policies, "lease_sampler", lease)
-    monkeypatch.setattr(policies, "model_weights_digest", lambda directory: "fixed")
+    monkeypatch.setattr(fixed_policy, "model_weights_digest", lambda directory: "fixed")
     monkeypatch.setattr(policies, "model_directory", lambda context: tmp_path / "engine")
     monkeypatch.setattr(stage_module, "model_directory", lambda context: tmp_path / "engine")
     monkeypatch.setattr(stage_module, "resolve_model", lambda model, home, base: tmp_path / "policy")

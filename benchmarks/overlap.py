@@ -1,0 +1,185 @@
+"""Explore with overlapping chunks against one chunk, in which each stage waits for the one before: wall time.
+
+    python benchmarks/overlap.py fit MODEL_DIRECTORY
+    python benchmarks/overlap.py run --speed SPEED.json [--delay 5] [--prompts 16] [--chunks 1 4]
+    python benchmarks/overlap.py real MODEL_DIRECTORY [--delay 1] [--chunks 1 4]
+
+`fit` measures the steps of vLLM on a model and prints the speed model. `run` trains the tiny model through the real
+flow, stages, store and trainer, with a sampler that only takes time (simulated_engine.py), found by the stages under
+the real one's name on a cluster of the benchmark's own. `real` does the same with vLLM and the model. Critiques come
+from an OpenAI-compatible server that takes `delay` seconds for each, 16 at a time. The seeds do not depend on the
+chunks, so both ways replay the same lengths. The first iteration, in which workers start, is not counted.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests")]
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
+os.environ["CGRPO_BENCHMARK_KEY"] = "no-secret"
+
+from critique_server import Say, critique_server  # noqa: E402 (a script of the tests)
+from kill_lab import Lab, open_lab  # noqa: E402
+
+from flows.leaves import make_plan  # noqa: E402
+from storage.catalog import query  # noqa: E402
+from storage.plans import Plan  # noqa: E402
+from tasks.engines.actors import INFO, NAMESPACE  # noqa: E402
+from tasks.engines.lease import engine_name  # noqa: E402
+from tasks.engines.sampler_options import read_declaration  # noqa: E402
+from tasks.engines.vllm_sampler import CALLS_AT_ONCE  # noqa: E402
+
+EXPLORE = """
+select iteration, epoch(max(ended_at)) - epoch(min(started_at)) as wall,
+       sum(case when stage in ('rollout', 'refine') then (metrics->>'completion_tokens')::int end)::int as tokens
+from stages where section = 'explore' and iteration > 1 group by all order by all
+"""
+PRESETS = ("paper_v6", "critique_cot")
+
+
+def problems(directory: Path, count: int) -> Path:
+    """Write a data set of sums, and return it."""
+    path = directory / "problems.jsonl"
+    rows = [{"problem": f"{place} and {place % 7}?", "answer": str(place % 4 + 1)} for place in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def settings_of(arguments: argparse.Namespace, directory: Path, model: Path, base_url: str, chunks: int) -> list[str]:
+    """Return the settings of one arm; only the number of chunks differs."""
+    source = f"{{kind: jsonl, path: {problems(directory, 4 * arguments.prompts)}}}"
+    endpoint = f"{{model: scripted, base_url: '{base_url}', api_key_env: CGRPO_BENCHMARK_KEY, timeout_s: 120}}"
+    long = arguments.way == "run"
+    response, room = (512, 2048) if long else (40, 512)
+    values: dict[str, Any] = {
+        "inputs.base_model": f"{{kind: path, path: {model}}}",
+        "inputs.problems": source,
+        "inputs.eval_problems": f"{{kind: jsonl, path: {problems(directory, 4 * arguments.prompts)}}}",
+        "engines.critiquer.options": endpoint,
+        "run.iterations": arguments.iterations + 1,
+        "run.prompts_per_iteration": arguments.prompts,
+        "run.chunks": chunks,
+        "rollout.max_response_tokens": response,
+        "refine.gate": "all",
+        "refine.max_prompt_tokens": room - response,
+        "refine.max_response_tokens": response,
+        "critique": "{attempts: 1, keep: any, max_prompt_tokens: 2048}",
+        "limits": "{logprob_gap_max: null, degraded_critiques_max: 1.0}",
+        "evaluate": "{every: 100, max_response_tokens: 16}",
+        "checkpoint.every": 100,
+        "optimizer": f"{{mini_batch_prompts: {arguments.prompts}}}",
+        "engines.sampler.options.max_model_len": room,
+        "engines.sampler.options.max_num_seqs": arguments.max_num_seqs,
+    }
+    return [f"{name}={value}" for name, value in values.items()]
+
+
+def bind(lab: Lab, plan: Plan, model: Path, speed: dict[str, float]) -> None:
+    """Start the simulated sampler on the lab's cluster, under the name by which the stages look for the real one."""
+    import ray
+    from simulated_engine import SimulatedActor, Speed
+
+    declaration = next(s.engine for s in plan.stages if s.engine is not None and s.engine["kind"] == "vllm")
+    options = read_declaration(declaration).options
+    address = lab.environment()["RAY_ADDRESS"]
+    ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="error", ignore_reinit_error=True)
+    name = f"{engine_name(lab.home, declaration, model)}-0"
+    actor = ray.remote(concurrency_groups={INFO: 4})(SimulatedActor).options(
+        name=name, namespace=NAMESPACE, lifetime="detached", max_concurrency=CALLS_AT_ONCE, num_cpus=0
+    )
+    ray.get(actor.remote(options, str(model), Speed(**speed)).start.remote())
+
+
+def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    """Run one arm for each number of chunks, and return what each iteration of each took."""
+    model = arguments.model or build_tiny(directory)
+    arms: dict[int, list[dict[str, Any]]] = {}
+    with critique_server(lambda body, before: Say("Wrong.\nVerdict: wrong", delay_s=arguments.delay)) as server:
+        for chunks in arguments.chunks:
+            own = directory / f"chunks-{chunks}"
+            own.mkdir()
+            with open_lab(own, 1) as lab:
+                sets = settings_of(arguments, own, model, server.base_url, chunks)
+                file = ROOT / "pipelines.yaml"
+                if arguments.way == "run":
+                    os.environ["CGRPO_HOME"] = str(lab.home)
+                    plan = make_plan(file, "critique-grpo", profile="cpu", presets=list(PRESETS), sets=sets)
+                    bind(lab, plan, model, json.loads(arguments.speed.read_text())["speed"])
+                words = [word for one in sets for word in ("--set", one)]
+                words += [word for preset in PRESETS for word in ("--preset", preset)]
+                began = time.monotonic()
+                flow = lab.start("run", "critique-grpo", "--profile", "cpu", "--name", "arm", *words)
+                if flow.wait(timeout=1800):
+                    raise SystemExit((own / "flow.log").read_text()[-3000:])
+                found = query(lab.home, EXPLORE)
+                arms[chunks] = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+                print(f"{chunks} chunks: {arms[chunks]}, {time.monotonic() - began:.0f} s in all", flush=True)
+                if arguments.way == "run":
+                    import ray
+
+                    ray.shutdown()
+    return report(arguments, arms)
+
+
+def report(arguments: argparse.Namespace, arms: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return medians over iterations, and the ratio of each arm to the first."""
+    walls = {chunks: statistics.median(row["wall"] for row in rows) for chunks, rows in arms.items()}
+    first = walls[arguments.chunks[0]]
+    return {
+        "delay_s": arguments.delay,
+        "requests": arguments.prompts * 7,
+        "explore_seconds": {chunks: round(wall, 1) for chunks, wall in walls.items()},
+        "ratio": {chunks: round(wall / first, 3) for chunks, wall in walls.items()},
+        "tokens": {chunks: [row["tokens"] for row in rows] for chunks, rows in arms.items()},
+    }
+
+
+def build_tiny(directory: Path) -> Path:
+    """Return the tiny model, which the real trainer trains."""
+    from tiny_model import build_tiny_model
+
+    return build_tiny_model(directory / "model")
+
+
+def fit(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure vLLM's steps on a model in this process, and return the speed model."""
+    from simulated_engine import fit_speed
+
+    from tasks.engines.vllm_core import VllmCore
+
+    options = read_declaration({"name": "sampler", "kind": "vllm", "options": {"max_model_len": 512}}).options
+    os.environ.update(options.environment())
+    core = VllmCore(options, str(arguments.model.resolve()))
+    fit_speed(core, (4,), 48, 8)  # warm
+    return fit_speed(core, (1, 2, 4, 8, 16, 32, 48), 48, 24)
+
+
+def main() -> None:
+    """Parse, measure, print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("way", choices=("fit", "run", "real"))
+    parser.add_argument("model", type=Path, nargs="?", help="for fit and real: a model directory")
+    parser.add_argument("--speed", type=Path, help="for run: what fit printed, in a file")
+    parser.add_argument("--delay", type=float, default=5.0, help="seconds that a critique takes")
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--iterations", type=int, default=2)
+    parser.add_argument("--chunks", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--max-num-seqs", type=int, default=32)
+    arguments = parser.parse_args()
+    if arguments.way == "fit":
+        print(json.dumps(fit(arguments)))
+        return
+    with tempfile.TemporaryDirectory(prefix="cgrpo-overlap-") as directory:
+        print(json.dumps(measure(arguments, Path(directory)), indent=1))
+
+
+if __name__ == "__main__":
+    main()

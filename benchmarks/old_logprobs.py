@@ -1,6 +1,6 @@
 """What it saves to take old log-probs from the sampler, and what it changes: one stored batch, trained on both ways.
 
-    python benchmarks/old_logprobs.py RUN [--iteration 1] [--mini-batch-prompts 4] [--repeats 2]
+    python benchmarks/old_logprobs.py RUN [--iteration 1] [--prompts 8] [--mini-batch-prompts 4] [--repeats 2]
 
 The batch and the model are those of an iteration of a run in CGRPO_HOME, whose parent policy is the base model. Each
 way starts from that model; the two take turns in ABBA order, in one process. What differs afterwards is set against
@@ -60,7 +60,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Take the turns and return the figures."""
     request, policy, base, declaration = stored_batch(arguments.run, arguments.iteration)
     optimizer = replace(request.optimizer, mini_batch_prompts=arguments.mini_batch_prompts)
-    request = replace(request, optimizer=optimizer)
+    groups = list(dict.fromkeys(sample.group_id for sample in request.samples))[: arguments.prompts]
+    samples = tuple(sample for sample in request.samples if sample.group_id in groups)
+    request = replace(request, optimizer=optimizer, samples=samples)
     rank = TrainerRank(0, 1, str(base), read_options(declaration))
     rank.join(rank.meeting_file())
     turns: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
@@ -94,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--iteration", type=int, default=1)
+    parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--mini-batch-prompts", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=2)
     print(json.dumps(measure(parser.parse_args()), indent=1))

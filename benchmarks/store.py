@@ -97,13 +97,13 @@ def measure_publish() -> None:
     import pyarrow.parquet as pq
 
     from cgrpo_core.records import Response
-    from storage.artifacts import Manifest, Store
+    from storage.artifacts import Manifest, Store, parquet_options
     from storage.durable import write_bytes
     from storage.schemas import to_table, validate
 
     rows = _responses(ROWS, TOKENS)
-    table, sink = to_table(Response, rows), pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    table, sink, options = to_table(Response, rows), pa.BufferOutputStream(), parquet_options(Response)
+    pq.write_table(table, sink, compression="zstd", **options)
     content = sink.getvalue().to_pybytes()
     values = {
         "stage": "rollout",
@@ -118,7 +118,10 @@ def measure_publish() -> None:
         show("publish", figures)
         show("rows to columns", timed(lambda: to_table(Response, rows)))
         show("checks of rows", timed(lambda: validate(Response, rows)))
-        show("columns to Parquet", timed(lambda: pq.write_table(table, pa.BufferOutputStream(), compression="zstd")))
+        show(
+            "columns to Parquet",
+            timed(lambda: pq.write_table(table, pa.BufferOutputStream(), compression="zstd", **options)),
+        )
         show("sha256", timed(lambda: hashlib.sha256(content).hexdigest()))
         show("write and sync", timed(lambda: write_bytes(Path(directory) / "file", content)))
     size = table.nbytes / 1e6

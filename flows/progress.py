@@ -10,10 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flows.summary import iteration_row, stages_of
 from storage.artifacts import Store
+from storage.compacted import manifest_states
 from storage.plans import Plan
 from storage.runs import Run, read_plan
 
 POLL_S = 1.0
+LOOKED_AT = 200  # of the stages that are not done yet, in plan order: a long run has thousands, and does the first ones
 
 
 @contextmanager
@@ -42,13 +44,15 @@ def _watch(plan: Plan, store: Store, console: Console, done: threading.Event) ->
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    waiting = list(plan.stages)
+    there = manifest_states(store.home, [stage.key for stage in plan.stages])
+    waiting = [stage for stage in plan.stages if stage.key not in there]
     told: set[int] = set()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         bar = progress.add_task("starting", total=len(plan.stages), figures="")
         while True:
             last = done.is_set()
-            waiting = [stage for stage in waiting if store.find(stage.key) is None]
+            done_since = {stage.key for stage in waiting[:LOOKED_AT] if store.find(stage.key) is not None}
+            waiting = [stage for stage in waiting if stage.key not in done_since]
             current = waiting[0] if waiting else plan.stages[-1]
             progress.update(
                 bar,

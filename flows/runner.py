@@ -3,7 +3,9 @@
 import os
 import sys
 import time
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,11 +123,13 @@ def start_derived(derived: "Derived", *, name: str | None, dry_run: bool, every:
 def _carry_out(home: Path, run: Run, *, summary: bool = True) -> None:
     began = time.monotonic()
     go_on_with = f"go on with: cgrpo resume {run.name}"
+    cluster = ExitStack()
     say(f"run {run.name}: starting (data under {home})")
     _say_what_is_reused(home, run)
     _quiet_console()
     try:
-        with disk_faults_named(home), outages_named(), interruptible(), prefect_server(home):
+        ahead = partial(_start_ahead, home, run, cluster)
+        with disk_faults_named(home), outages_named(), interruptible(), prefect_server(home, ahead), cluster:
             from prefect import tags
 
             from flows.progress import live_progress
@@ -154,6 +158,18 @@ def _carry_out(home: Path, run: Run, *, summary: bool = True) -> None:
     from flows.report import print_summary
 
     print_summary(home, run, seconds=time.monotonic() - began)
+
+
+def _start_ahead(home: Path, run: Run, cluster: ExitStack) -> None:
+    """Import what a run needs and start its local Ray, both while the Prefect server starts."""
+    import flows.train  # noqa: F401
+    from flows.cluster import ray_cluster
+
+    state = run_state(home, run.name)
+    if os.environ.get("RAY_ADDRESS") or state.stages_published == state.stages_total:
+        return
+    with suppress(UserError):  # the run tries it again, and keeps what goes wrong then as the end of its attempt
+        cluster.enter_context(ray_cluster())
 
 
 def _say_what_is_reused(home: Path, run: Run) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,8 +38,11 @@ def healthy(url: str, timeout_s: float = 2.0) -> bool:
 
 
 @contextmanager
-def prefect_server(home: Path) -> Iterator[str]:
-    """Yield the URL of a Prefect API that answers. Raises UserError when the configured one does not."""
+def prefect_server(home: Path, while_it_starts: Callable[[], None] | None = None) -> Iterator[str]:
+    """Yield the URL of a Prefect API that answers. Raises UserError when the configured one does not.
+
+    while_it_starts: what can be done meanwhile; called when a server is started here, with the environment set for it.
+    """
     url = configured_url()
     if url is not None:
         if not healthy(url, timeout_s=10):
@@ -51,8 +54,10 @@ def prefect_server(home: Path) -> Iterator[str]:
         return
     process, url = start_server(home)
     try:
-        _await(process, url, home)
         with use_api(url, home):
+            if while_it_starts is not None:
+                while_it_starts()
+            _await(process, url, home)
             yield url
     finally:
         stop_server(process)

@@ -78,13 +78,19 @@ def carry_out(home: Path, run: Run) -> None:
     cluster = nullcontext() if nothing_left else ray_cluster()
     with attempt(home, run.name), outages_named(), cluster, tags(*tags_of(home, run.name)):
         _claim(home, run.name)
+        published = {
+            iteration
+            for iteration in range(iterations + 1)
+            if all(store.find(stage.key) for stage in stages_of(plan, iteration))
+        }
+        # At once: the journal of a long run is long, and is read by whoever adds to it.
+        seal_stages(home, run.name, [stage for stage in plan.stages if (stage.iteration or 0) in published])
         for iteration in range(iterations + 1):
             stages = stages_of(plan, iteration)
             if not stages:
                 continue  # an evaluation has stages at the iteration of its policy alone
-            if all(store.find(stage.key) for stage in stages):
+            if iteration in published:
                 logger.info("iteration %d of %d: every stage is published", iteration, iterations)
-                seal_stages(home, run.name, stages)
             else:
                 logger.info("iteration %d of %d", iteration, iterations)
                 try:

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.artifacts import MANIFEST, Manifest, Store, checked_bytes
+from storage.artifacts import MANIFEST, Manifest, Store, checked_bytes, parquet_options
 from storage.attempts import HomeLock, run_directory
 from storage.compacted import (
     PLACES,
@@ -166,7 +166,7 @@ def _write_table(home: Path, path: Path, stage: str, output: str, record: str, s
     fields = [field.with_nullable(True) for field in arrow_schema(RECORDS[record]) if field.name not in taken]
     schema = pa.schema([pa.field("artifact", pa.string()), *_PLACE, *fields])
     written = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(path, schema, compression="zstd", **parquet_options(RECORDS[record])) as writer:
         for group in _row_groups(home, stage, output, record, sources, schema):
             writer.write_table(group, row_group_size=GROUP_ROWS)
             written += len(group)

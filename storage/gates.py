@@ -72,9 +72,9 @@ def accept_gates(home: Path, run: str, names: Collection[str]) -> int:
 def list_gates(home: Path, run: str) -> list[dict[str, Any]]:
     """Return the rows of the view `gates` for a run."""
     iterations = sorted(int(path.stem) for path in _directory(home, run).glob("*.json"))
-    return [
-        {"run": run, **asdict(result)} for iteration in iterations for result in read_gates(home, run, iteration) or []
-    ]
+    found = [result for iteration in iterations for result in read_gates(home, run, iteration) or []]
+    # Not asdict, which copies each value: a long run has thousands.
+    return [{"run": run, **{name: getattr(one, name) for name in COLUMNS if name != "run"}} for one in found]
 
 
 def _directory(home: Path, run: str) -> Path:

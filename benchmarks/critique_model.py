@@ -1,6 +1,6 @@
 """A small model, trained from scratch on the CPU, that forgets carries in long sums unless a critique stands before it.
 
-    python benchmarks/critique_model.py DIRECTORY [--steps 1000]
+    python benchmarks/critique_model.py DIRECTORY [--steps 1000] [--check]
 
 A Llama of two million parameters reads sums in exactly the text that cgrpo builds (prompts.py, critique_kinds/), and
 answers column by column, from the right, then boxes the answer:
@@ -196,13 +196,60 @@ def build(directory: Path, steps: int, say: Any = print) -> Path:
     return directory
 
 
+def answers(model: Any, tokenizer: Any, prompts: Sequence[list[Message]]) -> list[str]:
+    """Return one sampled answer to each prompt, at temperature 1."""
+    import torch
+
+    texts = [tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False) for prompt in prompts]
+    tokenizer.padding_side = "left"
+    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    torch.manual_seed(SEED)
+    found = model.generate(**batch, max_new_tokens=56, do_sample=True, top_k=0)
+    return [tokenizer.decode(row[batch["input_ids"].shape[1] :], skip_special_tokens=True) for row in found]
+
+
+def check(directory: Path, problems: int = 100) -> dict[str, float]:
+    """Return what share the model gets right, alone and after a critique; also after one that states another answer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    draw = random.Random("check")
+    short, many = [draw_sum(draw, SHORT) for _ in range(problems)], [draw_sum(draw, LONG) for _ in range(9 * problems)]
+    hard = [one for one in many if one.carries >= 2][:problems]
+
+    def right(sums: Sequence[Sum], texts: Sequence[str], off: int = 0) -> float:
+        hits = [f"{{{one.a + one.b + off}}}" in text for one, text in zip(sums, texts, strict=True)]
+        return sum(hits) / len(hits)
+
+    def again(off: int) -> list[str]:
+        told = [
+            (one, worked(one, draw, 1.0)[0], indicative_gt_critique(False, str(one.a + one.b + off))) for one in hard
+        ]
+        prompts = [refinement_messages(one.question, attempt, critique, "boxed") for one, attempt, critique in told]
+        return answers(model, tokenizer, prompts)
+
+    alone = [
+        answers(model, tokenizer, [question_messages(one.question, "boxed") for one in of]) for of in (short, hard)
+    ]
+    other = again(100)
+    return {
+        "short, alone": right(short, alone[0]),
+        "hard, alone": right(hard, alone[1]),
+        "hard, after a critique": right(hard, again(0)),
+        "hard, after a critique that states the sum + 100": right(hard, other),
+        "and comes to the sum + 100": right(hard, other, 100),
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, and say where the model lies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--check", action="store_true", help="only say what the model in DIRECTORY gets right")
     options = parser.parse_args(arguments)
-    print(build(options.directory, options.steps))
+    print(check(options.directory) if options.check else build(options.directory, options.steps))
 
 
 if __name__ == "__main__":

@@ -258,7 +258,7 @@ def plot(report: Row, out: Path) -> None:
             axis.set_title(title, fontsize=10)
             axis.set_xlabel("sampled tokens, responses and refinements")
             axis.grid(alpha=0.3)
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, None if curve is _entropy else 1)
     axes[0].legend(fontsize=9)
     figure.tight_layout()
     figure.savefig(out, dpi=110)

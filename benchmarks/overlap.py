@@ -1,14 +1,14 @@
 """Explore with overlapping chunks against one chunk, in which each stage waits for the one before: wall time.
 
-    python benchmarks/overlap.py fit MODEL_DIRECTORY
+    python benchmarks/overlap.py fit RUN [RUN ...]
     python benchmarks/overlap.py run --speed SPEED.json [--delay 5] [--prompts 16] [--chunks 1 4]
     python benchmarks/overlap.py real MODEL_DIRECTORY [--delay 1] [--chunks 1 4]
 
-`fit` measures the steps of vLLM on a model and prints the speed model. `run` trains the tiny model through the real
-flow, stages, store and trainer, with a sampler that only takes time (simulated_engine.py), found by the stages under
-the real one's name on a cluster of the benchmark's own. `real` does the same with vLLM and the model. Critiques come
-from an OpenAI-compatible server that takes `delay` seconds for each, 16 at a time. The seeds do not depend on the
-chunks, so both ways replay the same lengths. The first iteration, in which workers start, is not counted.
+`fit` prints the speed of the sampler of runs in CGRPO_HOME, from what their stages took. `run` trains the tiny model
+through the real flow, stages, store and trainer, with a sampler that only takes time (simulated_engine.py), which the
+stages find under the real name on a cluster of the benchmark's own. `real` does the same with vLLM and the model.
+Critiques come from an OpenAI-compatible server that takes `delay` seconds for each, 16 at a time. The seeds do not
+depend on the chunks, so both ways replay the same lengths. The first iteration, in which workers start, is not counted.
 """
 
 import argparse
@@ -29,6 +29,7 @@ os.environ["CGRPO_BENCHMARK_KEY"] = "no-secret"
 from critique_server import Say, critique_server  # noqa: E402 (a script of the tests)
 from kill_lab import Lab, open_lab  # noqa: E402
 
+from flows.home import data_home  # noqa: E402
 from flows.leaves import make_plan  # noqa: E402
 from storage.catalog import query  # noqa: E402
 from storage.plans import Plan  # noqa: E402
@@ -41,6 +42,21 @@ EXPLORE = """
 select iteration, epoch(max(ended_at)) - epoch(min(started_at)) as wall,
        sum(case when stage in ('rollout', 'refine') then (metrics->>'completion_tokens')::int end)::int as tokens
 from stages where section = 'explore' and iteration > 1 group by all order by all
+"""
+# A stage takes as many steps as its longest completion has tokens; a prompt that a group shares is read once.
+STEPS = """
+with sampled as (
+    select run, iteration, chunk, stage, len(token_ids) as tokens, group_id as prompt from responses
+    union all select run, iteration, chunk, stage, len(token_ids), refinement_id from refinements
+    union all select run, iteration, chunk, stage, tokens, problem_id from evaluations
+), figures as (
+    select run, iteration, chunk, stage, max(tokens) as steps, sum(tokens) as tokens,
+           count(distinct prompt) / count(*) as apart
+    from sampled where iteration is not null group by all
+)
+select steps, tokens, apart * (metrics->>'prompt_tokens')::int, (metrics->>'sampling_seconds')::double
+from figures f join stages s on s.run = f.run and s.stage = f.stage
+    and s.iteration = f.iteration and s.chunk is not distinct from f.chunk
 """
 PRESETS = ("paper_v6", "critique_cot")
 
@@ -150,23 +166,21 @@ def build_tiny(directory: Path) -> Path:
 
 
 def fit(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure vLLM's steps on a model in this process, and return the speed model."""
-    from simulated_engine import fit_speed
+    """Return the speed model of the sampler of stored runs, by least squares over their sampling stages."""
+    import numpy as np
 
-    from tasks.engines.vllm_core import VllmCore
-
-    options = read_declaration({"name": "sampler", "kind": "vllm", "options": {"max_model_len": 512}}).options
-    os.environ.update(options.environment())
-    core = VllmCore(options, str(arguments.model.resolve()))
-    fit_speed(core, (4,), 48, 8)  # warm
-    return fit_speed(core, (1, 2, 4, 8, 16, 32, 48), 48, 24)
+    rows = np.array(query(data_home(), STEPS, runs=arguments.runs).rows, dtype=float)
+    found, *_ = np.linalg.lstsq(rows[:, :3], rows[:, 3], rcond=None)
+    residual, spread = rows[:, 3] - rows[:, :3] @ found, rows[:, 3] - rows[:, 3].mean()
+    speed = dict(zip(("step", "request", "prompt_token"), np.maximum(found, 0.0).tolist(), strict=True))
+    return {"speed": speed, "r2": round(1 - float((residual**2).sum() / (spread**2).sum()), 3), "stages": len(rows)}
 
 
 def main() -> None:
     """Parse, measure, print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("way", choices=("fit", "run", "real"))
-    parser.add_argument("model", type=Path, nargs="?", help="for fit and real: a model directory")
+    parser.add_argument("runs", nargs="*", help="for fit: runs; for real: a model directory")
     parser.add_argument("--speed", type=Path, help="for run: what fit printed, in a file")
     parser.add_argument("--delay", type=float, default=5.0, help="seconds that a critique takes")
     parser.add_argument("--prompts", type=int, default=16)
@@ -177,6 +191,7 @@ def main() -> None:
     if arguments.way == "fit":
         print(json.dumps(fit(arguments)))
         return
+    arguments.model = Path(arguments.runs[0]) if arguments.way == "real" else None
     with tempfile.TemporaryDirectory(prefix="cgrpo-overlap-") as directory:
         print(json.dumps(measure(arguments, Path(directory)), indent=1))
 

@@ -1,18 +1,18 @@
 """A sampler that only takes time: the engine loop of the real one over a core that sleeps as long as a step would take.
 
 A step takes a + b * n + c * p seconds for n requests in the batch and p prompt tokens that join it: the speed model, of
-which `fit_speed` finds a, b and c from steps of the real core. How long a completion gets is a matter of its seed alone
-(`length_of`), so that it has the same length however the requests are split into chunks.
+which `overlap.py fit` finds a, b and c from what stages of the real one took. How long a completion gets is a matter of
+its seed alone (`length_of`), so that it has the same length however the requests are split into chunks.
 """
 
 import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from tasks.engines.engine_loop import Core, Finished, Loaded
+from tasks.engines.engine_loop import Finished, Loaded
 from tasks.engines.protocol import Completion, LoadTimes, PolicyRef, SampleRequest, SamplingSettings
 from tasks.engines.sampler_options import SamplerOptions, check_requests
 from tasks.engines.vllm_sampler import SamplerActor
@@ -120,37 +120,3 @@ class SimulatedActor(SamplerActor):
 
     def _build(self) -> Any:
         return SimulatedCore(self._speed, self._options)
-
-
-def fit_speed(core: Core, batches: Sequence[int], prompt_tokens: int, steps: int) -> dict[str, Any]:
-    """Return the speed model by least squares over steps of a real core that holds `batches` of requests in turn.
-
-    Of the decoding steps of each batch the quickest quarter is fitted: others had to share the machine. r2: of these.
-    """
-    import numpy as np
-
-    rows: list[tuple[float, float, float, float]] = []
-    settings = SamplingSettings(temperature=1.0, top_p=1.0, max_tokens=steps)
-    for turn, batch in enumerate(batches):
-        for place in range(batch):
-            token_ids = tuple(1000 + (turn * 977 + place * 131 + at * 7) % 20000 for at in range(prompt_tokens))
-            core.add(
-                f"{turn}:{place}",
-                SampleRequest(request_id=str(place), prompt_token_ids=token_ids, seed=place),
-                settings,
-            )
-        left, own = batch, []
-        joined = batch * prompt_tokens
-        while left:
-            began = time.perf_counter()
-            finished = core.step()
-            own.append((1.0, float(left), float(joined), time.perf_counter() - began))
-            left, joined = left - len(finished), 0
-        first, later = own[0], sorted(own[1:], key=lambda row: row[3])
-        rows += [first, *later[: max(1, len(later) // 4)]]
-    table = np.array(rows)
-    found, *_ = np.linalg.lstsq(table[:, :3], table[:, 3], rcond=None)
-    residual = table[:, 3] - table[:, :3] @ found
-    r2 = 1 - float((residual**2).sum() / ((table[:, 3] - table[:, 3].mean()) ** 2).sum())
-    speed = Speed(step=max(0.0, float(found[0])), request=float(found[1]), prompt_token=float(found[2]))
-    return {"speed": asdict(speed), "r2": round(r2, 4), "steps": len(rows)}

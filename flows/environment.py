@@ -17,6 +17,8 @@ DEFAULTS = {
     # Ray ends idle workers beyond one a CPU after a second. Stages claim a tenth of a CPU; those of two chunks and an
     # evaluation run beside each other: a worker that is ended is soon started anew, and imports for seconds.
     "RAY_num_workers_soft_limit": "8",
+    # Ray's control store keeps a record of each task and actor call, 100,000 of them unless it is told.
+    "RAY_task_events_max_num_task_in_gcs": "1000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "TOKENIZERS_PARALLELISM": "false",

@@ -35,6 +35,12 @@ def run_deployment(lab, environment: dict[str, str], name: str) -> None:
     assert lab.status(name)["state"] == "completed", lab.status(name)
 
 
+def watch_deployment(environment: dict[str, str], deployment: str, **parameters: str) -> None:
+    """Run a deployment and wait for it; the command fails where the flow run fails."""
+    given = [word for name, value in parameters.items() for word in ("--param", f"{name}={value}")]
+    prefect(environment, "deployment", "run", deployment, "--watch", *given)
+
+
 def evaluate_by_deployment(lab, name: str, rows: Path) -> None:
     rows.write_text("".join(json.dumps({"question": f"{k} and 1?", "answer": k % 4 + 1}) + "\n" for k in range(6)))
     sets = json.dumps([f"benchmarks.gsm8k.path={rows}", "benchmarks.gsm8k.shards=2"])
@@ -71,7 +77,7 @@ def test_served_deployments_train_and_evaluate(lab, tmp_path):
         end(served)
 
 
-def test_a_worker_of_a_process_pool_trains(lab, tmp_path):
+def test_a_worker_of_a_process_pool_trains_reruns_resumes_and_audits(lab, tmp_path):
     environment = {**lab.environment, "CGRPO_PROJECT": str(ROOT), "PREFECT_WORKER_QUERY_SECONDS": "1"}
     prefect(environment, "work-pool", "create", "--type", "process", "cgrpo", "--overwrite")
     prefect(environment, "deploy", "--all")
@@ -86,5 +92,13 @@ def test_a_worker_of_a_process_pool_trains(lab, tmp_path):
     )
     try:
         run_deployment(lab, environment, "pooled")
+        watch_deployment(environment, "cgrpo/rerun", run="pooled", stage="critique", name="pooled-again")
+        watch_deployment(environment, "cgrpo/resume", run="pooled")
+        watch_deployment(environment, "cgrpo/audit", run="pooled-again")
     finally:
         end(worker)
+    first, again = lab.status("pooled"), lab.status("pooled-again")
+    assert (again["state"], again["parent"]) == ("completed", "pooled")
+    assert again["weights_sha256"] == first["weights_sha256"]
+    certificates = [row for row in lab.prefect("artifacts") if "pooled-again" in f"{row['key']} {row['description']}"]
+    assert certificates

@@ -80,7 +80,7 @@ def print_status(name: str | None, *, as_json: bool) -> None:
         say(f"\nhint: go on with: cgrpo resume {state.name}")
 
 
-def print_query(query: str, *, runs: list[str] | None, form: Form, deadline_s: float) -> None:
+def print_query(query: str, *, runs: list[str] | None, form: Form, deadline_s: float = 60.0) -> None:
     """Run a read-only query and print its rows."""
     from storage.catalog import query as ask
 

@@ -40,6 +40,10 @@ def join_process_group(rank: int, world_size: int, meeting_file: str, *, local_r
     )
     if on_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
+        # Otherwise the gradients of a position that several rows of a pack go on from are added up by whichever thread
+        # comes first, and a replay on a busy machine gives other weights than the update that it repeats.
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
     import deepspeed
 
     # An all-reduce for inference that training never calls, yet it would be compiled (a minute) at every first start.

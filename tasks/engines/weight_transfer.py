@@ -54,7 +54,7 @@ class Transfer:
                     accepted: dict[str, torch.Tensor] = argument
                     return accepted
                 rpc(method, {ARGUMENTS[method]: argument} if method in ARGUMENTS else {})
-            except Exception as error:
+            except Exception as error:  # whatever vLLM raises: the trainer that waits must hear of it too, or it hangs
                 done.set_exception(error)
                 raise
             finished = method == "finish_weight_update"

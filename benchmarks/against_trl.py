@@ -78,12 +78,12 @@ def measure_steps(model: str, turns: int) -> None:
         say(ratio=key, cgrpo_over_trl=median["cgrpo"][key] / median["trl"][key])
 
 
-def measure_memory(limit_gib: float) -> None:
+def measure_memory(limit_gib: float, layers: int) -> None:
     """Print the peak of each size and vocabulary for both, or that it does not fit."""
     for vocabulary in VOCABULARIES:
         for rows, length in SIZES:
             for name in ARMS:
-                words = [name, str(rows), str(length), str(vocabulary)]
+                words = [name, str(rows), str(length), str(vocabulary), str(layers)]
                 limit = int(limit_gib * 2**30)
                 arm = subprocess.run(
                     [sys.executable, "-W", "ignore", str(Path(__file__).with_name("trl_memory.py")), *words],
@@ -95,7 +95,7 @@ def measure_memory(limit_gib: float) -> None:
                 )
                 replies = [json.loads(line) for line in arm.stdout.splitlines() if line.startswith("{")]
                 said = replies[-1] if replies else {"does_not_fit": arm.stderr.strip().splitlines()[-1:]}
-                say(memory=name, rows=rows, length=length, V=vocabulary, limit_gib=limit_gib, **said)
+                say(memory=name, rows=rows, length=length, V=vocabulary, layers=layers, limit_gib=limit_gib, **said)
 
 
 def main() -> None:
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", help="a model directory in Hugging Face format")
     parser.add_argument("--turns", type=int, default=4)
     parser.add_argument("--limit-gib", type=float, default=12.0)
+    parser.add_argument("--layers", type=int, default=0, help="of the model below the head whose memory is measured")
     arguments = parser.parse_args()
     if arguments.what != "memory" and not arguments.model:
         parser.error("name a model directory; `cgrpo model critique-grpo` prints one")
@@ -114,7 +115,7 @@ def main() -> None:
     elif arguments.what == "steps":
         measure_steps(arguments.model, arguments.turns)
     else:
-        measure_memory(arguments.limit_gib)
+        measure_memory(arguments.limit_gib, arguments.layers)
     say(took_seconds=time.time() - began)
 
 

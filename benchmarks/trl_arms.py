@@ -153,7 +153,7 @@ class OwnLoop:
         vllm.SamplingParams = functools.partial(vllm.SamplingParams, ignore_eos=True)
         torch.set_num_threads(THREADS)
         self.core = VllmCore(options, model)
-        self.rank = TrainerRank(0, 1, model, TrainerOptions(num_threads=THREADS, packed_tokens=1024))
+        self.rank = TrainerRank(0, 1, model, TrainerOptions(num_threads=THREADS, packed_tokens=1024, products="onednn"))
         self.rank.join(self.rank.meeting_file())
         self.policy = PolicyRef(policy_version=0, weights_sha256=model_weights_digest(model))
         self.rank.load_weights(self.policy, model)

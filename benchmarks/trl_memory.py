@@ -1,4 +1,7 @@
-"""The rise of a process's memory over one loss and its gradients, TRL's or ours, for against_trl.py."""
+"""The rise of a process's memory over one loss and its gradients, TRL's or ours, for against_trl.py.
+
+Without decoder layers what rises is the head's; with one, its activations come on top, the same for both.
+"""
 
 import sys
 import time
@@ -7,8 +10,10 @@ from typing import Any
 
 from trl_arms import THREADS, reply
 
+CHUNK = 512  # tokens, as under the profile cpu
 
-def run_memory(arm: str, rows: int, length: int, vocabulary: int) -> None:
+
+def run_memory(arm: str, rows: int, length: int, vocabulary: int, layers: int) -> None:
     """Print the rise of this process's memory over one loss and its gradients."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -17,7 +22,7 @@ def run_memory(arm: str, rows: int, length: int, vocabulary: int) -> None:
     config = LlamaConfig(
         hidden_size=576,
         intermediate_size=1024,
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         num_attention_heads=9,
         num_key_value_heads=3,
         vocab_size=vocabulary,
@@ -104,6 +109,7 @@ def memory_loss_own(model: Any, ids: Any, advantages: Any) -> Any:
     from cgrpo_core.loss_rows import LossRows
     from cgrpo_core.losses import policy_loss
     from cgrpo_core.params import LossParams
+    from cgrpo_core.products import products_by
     from cgrpo_core.records import TrainingSample
     from tasks.engines.micro_batch import build_micro_batch
     from tasks.engines.policy_module import PolicyModule
@@ -130,7 +136,7 @@ def memory_loss_own(model: Any, ids: Any, advantages: Any) -> Any:
     weights = [1.0] * ids.shape[0]
     size = step_size([length] * ids.shape[0], weights, prompts=ids.shape[0], max_response_tokens=length)
     divide_by = denominators(params, size)
-    module = PolicyModule(model.train(), 512)
+    module = PolicyModule(model.train(), CHUNK, products_by("onednn"))
     shared = {name: getattr(batch, name) for name in ("advantages", "weights", "off_policy", "mask")}
     pull = loss_pull(
         **shared,
@@ -152,4 +158,4 @@ def memory_loss_own(model: Any, ids: Any, advantages: Any) -> Any:
 
 
 if __name__ == "__main__":
-    run_memory(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    run_memory(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from cgrpo_core.products import TORCH, Products
+
 
 def parts_of(tokens: int, chunk_tokens: int) -> list[slice]:
     """Return the slices of `chunk_tokens` tokens, the last one shorter, that make up `tokens`."""
@@ -12,8 +14,10 @@ def parts_of(tokens: int, chunk_tokens: int) -> list[slice]:
 class HeadGradients:
     """The gradients of hidden states and head, added up chunk by chunk; None for one that is not asked for."""
 
-    def __init__(self, hidden: Tensor, head_weight: Tensor, wanted: tuple[bool, bool], dtype: torch.dtype) -> None:
-        self._hidden, self._head_weight = hidden, head_weight
+    def __init__(
+        self, hidden: Tensor, head_weight: Tensor, wanted: tuple[bool, bool], dtype: torch.dtype, by: Products = TORCH
+    ) -> None:
+        self._hidden, self._head_weight, self._by = hidden, head_weight, by
         self._of_hidden = torch.empty_like(hidden) if wanted[0] else None
         # Chunks are added up in float32: a bfloat16 sum over hundreds of chunks would lose the small ones.
         self._of_head = torch.zeros_like(head_weight, dtype=dtype) if wanted[1] else None
@@ -22,20 +26,10 @@ class HeadGradients:
         """Take in d loss / d logits of one chunk."""
         grad = grad_logits.to(self._hidden.dtype)
         if self._of_hidden is not None:
-            torch.mm(grad, self._head_weight, out=self._of_hidden[part])
+            self._of_hidden[part] = self._by.input_gradient(grad, self._head_weight)
         if self._of_head is not None:
-            _add_product(self._of_head, grad.T, self._hidden[part])
+            self._by.add_weight_gradient(self._of_head, grad, self._hidden[part])
 
     def results(self) -> tuple[Tensor | None, Tensor | None]:
         """Return both, in the dtype of what they are the gradients of."""
         return self._of_hidden, None if self._of_head is None else self._of_head.to(self._head_weight.dtype)
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, in place, without a table of total's size where the device can."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    elif total.is_cuda:
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
-    else:
-        total += left @ right

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from cgrpo_core.head_gradients import HeadGradients, parts_of
 from cgrpo_core.logit_chunks import Taken, gradient, logs_again, summarise
+from cgrpo_core.products import TORCH, Products
 
 Pull = Callable[[Tensor, slice], Tensor]
 """(log-probs [c], which of the B * T tokens they are of) -> d loss / d log-prob [c], without gradient."""
@@ -30,6 +31,7 @@ def taken_logprobs(
     with_entropy: bool,
     chunk_tokens: int,
     pull: Pull | None = None,
+    products: Products = TORCH,
 ) -> tuple[Tensor, Tensor | None]:
     """Return log_softmax(hidden @ head_weight.T / temperature) at `targets`, and its entropy if asked for (else None).
 
@@ -54,6 +56,7 @@ def taken_logprobs(
         with_entropy,
         chunk_tokens,
         pull if torch.is_grad_enabled() else None,
+        products,
     )
     return logprobs.view(rows, length), entropy.view(rows, length) if with_entropy else None
 
@@ -71,15 +74,18 @@ class _TakenLogprobs(torch.autograd.Function):
         with_entropy: bool,
         chunk_tokens: int,
         pull: Pull | None,
+        products: Products,
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         log_sums = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
         logprobs = torch.empty_like(log_sums)
         entropy = torch.empty_like(log_sums) if with_entropy else log_sums.new_empty(0)
         promised = None if pull is None else torch.empty_like(log_sums)
-        ready = None if pull is None else HeadGradients(hidden, head_weight, ctx.needs_input_grad[:2], dtype)
+        ready = None if pull is None else HeadGradients(hidden, head_weight, ctx.needs_input_grad[:2], dtype, products)
         for part in parts_of(hidden.shape[0], chunk_tokens):
-            taken, logs = summarise(hidden[part] @ head_weight.T, targets[part], temperature, with_entropy)
+            taken, logs = summarise(
+                products.linear(hidden[part], head_weight), targets[part], temperature, with_entropy
+            )
             log_sums[part], logprobs[part] = taken.log_sums, taken.logprobs
             if taken.entropy is not None:
                 entropy[part] = taken.entropy
@@ -88,6 +94,7 @@ class _TakenLogprobs(torch.autograd.Function):
                 ready.add(part, gradient(logs, targets[part], taken, temperature, promised[part], None))
         ctx.save_for_backward(hidden, head_weight, targets, log_sums, entropy)
         ctx.temperature, ctx.chunk_tokens, ctx.promised, ctx.ready = temperature, chunk_tokens, promised, ready
+        ctx.products = products
         ctx.set_materialize_grads(False)
         return logprobs, entropy
 
@@ -97,15 +104,15 @@ class _TakenLogprobs(torch.autograd.Function):
         """Return what the forward pass has ready if its promise was kept, else the gradients over all chunks."""
         hidden, head_weight, targets, log_sums, entropy = ctx.saved_tensors
         if ctx.ready is not None and of_entropy is None and _kept(ctx.promised, of_logprobs):
-            return (*ctx.ready.results(), None, None, None, None, None)
+            return (*ctx.ready.results(), None, None, None, None, None, None)
         ctx.ready = None
-        gradients = HeadGradients(hidden, head_weight, ctx.needs_input_grad[:2], log_sums.dtype)
+        gradients = HeadGradients(hidden, head_weight, ctx.needs_input_grad[:2], log_sums.dtype, ctx.products)
         for part in parts_of(hidden.shape[0], ctx.chunk_tokens):
             taken = Taken(log_sums[part], log_sums[part], entropy[part] if entropy.numel() else None)
-            logs = logs_again(hidden[part] @ head_weight.T, taken.log_sums, ctx.temperature)
+            logs = logs_again(ctx.products.linear(hidden[part], head_weight), taken.log_sums, ctx.temperature)
             pulls = (None if pull is None else pull[part] for pull in (of_logprobs, of_entropy))
             gradients.add(part, gradient(logs, targets[part], taken, ctx.temperature, *pulls))
-        return (*gradients.results(), None, None, None, None, None)
+        return (*gradients.results(), None, None, None, None, None, None)
 
 
 def _kept(promised: Tensor, arrived: Tensor | None) -> bool:

@@ -20,7 +20,8 @@ STAGE_VERSIONS: dict[str, int] = {
     "tasks.supervised:imitate_completions": 1,
     "tasks.supervised:imitate_critiques": 1,
     "tasks.update:init_policy": 1,
-    "tasks.update:update_policy": 2,  # 2: on the CPU gradients are added up in one order, whatever the threads do
+    # 2: on the CPU gradients are added up in one order, whatever the threads do. 3: attention pack by pack, oneDNN
+    "tasks.update:update_policy": 3,
     "tasks.update:save_checkpoint": 1,
     "tasks.evaluate:load_benchmark": 1,
     "tasks.evaluate:evaluate_policy": 4,  # 4: accuracy is over judged answers; results name benchmark and template

@@ -219,6 +219,10 @@ def read_options(declaration: Mapping[str, Any]) -> TrainerOptions:
         raise UserError(f"engines.trainer.options.dtype is {options.dtype}", "it is float32 or bfloat16")
     if options.dtype == "bfloat16" and options.zero_stage == 0:
         raise UserError("engines.trainer.options: bfloat16 needs zero_stage 1, 2 or 3", "set zero_stage: 1")
+    if options.products not in ("torch", "onednn"):
+        raise UserError(f"engines.trainer.options.products is {options.products}", "it is torch or onednn")
+    if options.products == "onednn" and (not on_cpu or options.dtype != "float32"):
+        raise UserError("engines.trainer.options.products: onednn is for float32 on the CPU", "leave it out")
     if options.compile and (on_cpu or options.zero_stage == 3):
         raise UserError(
             "engines.trainer.options.compile is for a GPU with zero_stage 0, 1 or 2: stage 3 gathers weights in hooks",

@@ -1,8 +1,8 @@
 """TrainingSamples as tensors: the sampled token ids, never re-tokenised, padded on the right.
 
-Rows of a group share their prompt. Packed, a prompt stands once in a sequence, its completions side by side behind it,
-each seeing the prompt and itself only, at the positions it would have alone: the same log-probs for about half the
-computation where prompts are as long as completions.
+Rows of a group share their prompt. Packed, a prompt stands once, its completions side by side behind it, each seeing
+the prompt and itself only, at the positions it would have alone: the same log-probs for about half the computation
+where prompts are as long as completions. The packs of a micro-batch then stand in one sequence, without padding.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from cgrpo_core.loss_rows import LossRows
 from cgrpo_core.records import TrainingSample
+from tasks.engines.shared_prompts import SharedPrompts
 
 Pack = tuple[TrainingSample, ...]  # rows with one prompt, computed in one sequence
-Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]  # of PolicyModule.forward
-PROMPT, PADDING = 0, -1  # segments of a sequence; completions are 1, 2, ...
+Inputs = tuple[Tensor, Tensor, SharedPrompts | None, Tensor, Tensor]  # of PolicyModule.forward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class MicroBatch:
 
     input_ids: Tensor  # [N, S] int64
     position_ids: Tensor  # [N, S] int64
-    attention_mask: Tensor | None  # [N, 1, S, S] bool, query before key; None: plainly causal
+    shared_prompts: SharedPrompts | None  # of packs, which all stand in one sequence; None: plainly causal
     taken_at: Tensor  # [B, T] int64: place in [N * S] of the hidden state that predicts the target
     targets: Tensor  # [B, T] int64
     mask: Tensor  # [B, T] bool
@@ -36,14 +36,13 @@ class MicroBatch:
 
     def inputs(self) -> Inputs:
         """Return what PolicyModule.forward takes."""
-        return self.input_ids, self.position_ids, self.attention_mask, self.taken_at, self.targets
+        return self.input_ids, self.position_ids, self.shared_prompts, self.taken_at, self.targets
 
 
 def pack_by_prompt(samples: Sequence[TrainingSample], packed_tokens: int) -> list[Pack]:
     """Return the samples in packs of equal prompts, none above `packed_tokens` tokens unless it is a single row.
 
-    Order is of first appearance. packed_tokens 0 puts every row alone. The attention mask of a pack grows with the
-    square of its length, so the bound should stay near a thousand.
+    Order is of first appearance. packed_tokens 0 puts every row alone.
     """
     packs: list[list[TrainingSample]] = []
     open_packs: dict[tuple[int, ...], list[TrainingSample]] = {}
@@ -74,15 +73,16 @@ def build_micro_batch(packs: Sequence[Pack], device: torch.device) -> MicroBatch
     for sample in samples:
         _validate(sample)
     length = max(len(s.token_ids) for s in samples)
-    input_ids, position_ids, segments, taken_at = _sequences(packs, length)
+    shared = len(samples) > len(packs)
+    input_ids, position_ids, taken_at = _sequences(packs, length, in_one=shared)
     targets = _padded([s.token_ids for s in samples], length, torch.int64)
     counts = torch.tensor([len(s.token_ids) for s in samples])
     mask = (torch.arange(length)[None, :] < counts[:, None]) & real
-    attention = _attention_mask(segments).to(device) if len(samples) > len(packs) else None
+    lengths = [[len(pack[0].prompt_token_ids), *(len(s.token_ids) for s in pack)] for pack in packs]
     return MicroBatch(
         input_ids=input_ids.to(device),
         position_ids=position_ids.to(device),
-        attention_mask=attention,
+        shared_prompts=SharedPrompts(lengths) if shared else None,
         taken_at=taken_at.to(device),
         targets=targets.to(device),
         mask=mask.to(device),
@@ -118,37 +118,30 @@ def loss_rows(
     )
 
 
-def _sequences(packs: Sequence[Pack], length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return input_ids, position_ids, segments [N, S] and taken_at [B, length]."""
-    width = max(pack_length(pack) for pack in packs)
-    input_ids = torch.zeros(len(packs), width, dtype=torch.int64)
+def _sequences(packs: Sequence[Pack], length: int, *, in_one: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return input_ids, position_ids [N, S] and taken_at [B, length]; N is 1 for packs `in_one`, else one a pack."""
+    lengths = [pack_length(pack) for pack in packs]
+    rows, width = (1, sum(lengths)) if in_one else (len(packs), max(lengths))
+    input_ids = torch.zeros(rows * width, dtype=torch.int64)
     position_ids = torch.zeros_like(input_ids)
-    segments = torch.full_like(input_ids, PADDING)
-    taken_at = []
-    for row, pack in enumerate(packs):
+    taken_at, begin = [], 0
+    for place, pack in enumerate(packs):
         prompt = pack[0].prompt_token_ids
-        end = len(prompt)
-        input_ids[row, :end] = torch.tensor(prompt)
-        position_ids[row, :end] = torch.arange(end)
-        segments[row, :end] = PROMPT
-        for segment, sample in enumerate(pack, start=1):
+        begin = begin if in_one else place * width
+        end = begin + len(prompt)
+        last = end - 1
+        input_ids[begin:end] = torch.tensor(prompt)
+        position_ids[begin:end] = torch.arange(len(prompt))
+        for sample in pack:
             start, end = end, end + len(sample.token_ids)
-            input_ids[row, start:end] = torch.tensor(sample.token_ids)
-            position_ids[row, start:end] = torch.arange(len(prompt), len(prompt) + end - start)
-            segments[row, start:end] = segment
+            input_ids[start:end] = torch.tensor(sample.token_ids)
+            position_ids[start:end] = torch.arange(len(prompt), len(prompt) + end - start)
             places = torch.zeros(length, dtype=torch.int64)
-            places[: end - start] = torch.arange(start - 1, end - 1) + row * width
-            places[0] = len(prompt) - 1 + row * width  # the first token of every completion follows the prompt
+            places[: end - start] = torch.arange(start - 1, end - 1)
+            places[0] = last  # the first token of every completion follows the prompt
             taken_at.append(places)
-    return input_ids, position_ids, segments, torch.stack(taken_at)
-
-
-def _attention_mask(segments: Tensor) -> Tensor:
-    """Return which keys a query sees [N, 1, S, S]: of what stands before it, the prompt and its own segment."""
-    width = segments.shape[1]
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    query, key = segments[:, :, None], segments[:, None, :]
-    return (causal & ((key == PROMPT) | (key == query)))[:, None]
+        begin = end
+    return input_ids.view(rows, width), position_ids.view(rows, width), torch.stack(taken_at)
 
 
 def _padded(rows: Sequence[Sequence[float]], length: int, dtype: torch.dtype) -> Tensor:

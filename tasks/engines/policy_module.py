@@ -12,8 +12,11 @@ from torch import Tensor
 from cgrpo_core.divergences import Divergence, token_divergences
 from cgrpo_core.errors import UserError
 from cgrpo_core.logprobs import Pull, taken_logprobs
+from cgrpo_core.products import TORCH, Products, products_by
 from cgrpo_core.records import TrainingSample
+from tasks.engines.linear_layers import use_products
 from tasks.engines.micro_batch import Inputs, build_micro_batch
+from tasks.engines.shared_prompts import NO_MASK, SharedPrompts, use_shared_prompts
 
 TOLERANCE = 0.05  # log-probs; far above rounding in bfloat16, far below what a scaled or capped logit does
 
@@ -21,16 +24,20 @@ TOLERANCE = 0.05  # log-probs; far above rounding in bfloat16, far below what a 
 class PolicyModule(torch.nn.Module):
     """A Hugging Face causal language model whose forward returns log-probs of given tokens."""
 
-    def __init__(self, causal_lm: Any, chunk_tokens: int) -> None:
+    def __init__(self, causal_lm: Any, chunk_tokens: int, products: Products = TORCH) -> None:
         super().__init__()
+        use_shared_prompts(causal_lm)
         self.causal_lm = causal_lm
         self.chunk_tokens = chunk_tokens
+        self.products = products
+        if products is not TORCH:
+            use_products(causal_lm, products)
 
     def forward(
         self,
         input_ids: Tensor,
         position_ids: Tensor,
-        attention_mask: Tensor | None,
+        shared_prompts: SharedPrompts | None,
         taken_at: Tensor,
         targets: Tensor,
         temperature: float,
@@ -41,13 +48,13 @@ class PolicyModule(torch.nn.Module):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return log-probs, entropy (or None) and divergence (or None) of `targets` given what comes before: [B, T].
 
-        input_ids, position_ids [N, S], padded on the right; attention_mask [N, 1, S, S] or None; taken_at [B, T]: the
-        place in [N * S] whose hidden state predicts each target. Without packed rows there is no attention mask: under
-        causal attention nothing on the left sees padding on the right, and the purely causal kernel is the fastest.
+        input_ids, position_ids [N, S], padded on the right; taken_at [B, T]: the place in [N * S] whose hidden state
+        predicts each target. shared_prompts: how packs stand in the one sequence that they make. Other rows need no
+        attention mask: under causal attention nothing on the left sees padding on the right.
         teaching: the same targets at the same places [B, T] after other prompts; the divergence is that of each token's
         whole distribution from the one there, through which no gradient flows.
         """
-        taken = self._hidden(input_ids, position_ids, attention_mask, taken_at)
+        taken = self._hidden(input_ids, position_ids, shared_prompts, taken_at)
         with torch.no_grad():
             taught = None if teaching is None else self._hidden(*teaching[:4])
         head = self.causal_lm.get_output_embeddings().weight  # after the body: ZeRO stage 3 has gathered it by then
@@ -59,6 +66,7 @@ class PolicyModule(torch.nn.Module):
             with_entropy=with_entropy,
             chunk_tokens=self.chunk_tokens,
             pull=pull,
+            products=self.products,
         )
         if taught is None:
             return logprobs, entropy, None
@@ -68,22 +76,29 @@ class PolicyModule(torch.nn.Module):
         return logprobs, entropy, divergences
 
     def _hidden(
-        self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor | None, taken_at: Tensor
+        self, input_ids: Tensor, position_ids: Tensor, shared_prompts: SharedPrompts | None, taken_at: Tensor
     ) -> Tensor:
         """Return the hidden states [B, T, H] that predict the targets."""
+        packed = {} if shared_prompts is None else {"shared_prompts": shared_prompts, "attention_mask": NO_MASK}
         hidden: Tensor = self.causal_lm.base_model(
-            input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, use_cache=False
+            input_ids=input_ids, position_ids=position_ids, use_cache=False, **packed
         ).last_hidden_state
         return hidden.flatten(0, 1)[taken_at]
 
 
 def load_policy_module(
-    weights_dir: str, *, dtype: torch.dtype, chunk_tokens: int, gradient_checkpointing: bool, compile_body: bool = False
+    weights_dir: str,
+    *,
+    dtype: torch.dtype,
+    chunk_tokens: int,
+    gradient_checkpointing: bool,
+    compile_body: bool = False,
+    products: str = "torch",
 ) -> PolicyModule:
     """Return the model in `weights_dir` (Hugging Face format) in `dtype`, in training mode, without dropout.
 
     Raises UserError for a model whose logits are more than hidden states times a head (a bias, a cap, a scale), or
-    whose attention does not obey the mask of a pack.
+    whose attention does not know of packs.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -92,7 +107,7 @@ def load_policy_module(
     causal_lm = AutoModelForCausalLM.from_pretrained(
         weights_dir, dtype=dtype, attn_implementation="sdpa", local_files_only=True
     )
-    module = PolicyModule(causal_lm, chunk_tokens)
+    module = PolicyModule(causal_lm, chunk_tokens, _products(products))
     _check_logprobs(module)
     if gradient_checkpointing:
         causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -103,6 +118,13 @@ def load_policy_module(
     if compile_body:
         causal_lm.base_model.compile()
     return module
+
+
+def _products(library: str) -> Products:
+    try:
+        return products_by(library)
+    except ValueError as error:
+        raise UserError(str(error), "set engines.trainer.options.products: torch") from None
 
 
 def _check_logprobs(module: PolicyModule) -> None:

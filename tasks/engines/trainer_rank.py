@@ -227,6 +227,7 @@ class TrainerRank:
             chunk_tokens=self._options.chunk_tokens,
             gradient_checkpointing=gradient_checkpointing,
             compile_body=self._options.compile,
+            products=self._options.products,
         )
 
     def _accept(self, policy: PolicyRef, directory: str, digest_of_files: str | None) -> None:

@@ -40,6 +40,8 @@ def join_process_group(rank: int, world_size: int, meeting_file: str, *, local_r
     )
     if on_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
+        # oneDNN keeps a kernel a shape, by default 1,024, and every micro-batch has a shape of its own.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         # Otherwise the gradients of a position that several rows of a pack go on from are added up by whichever thread
         # comes first, and a replay on a busy machine gives other weights than the update that it repeats.
         torch.use_deterministic_algorithms(True)

@@ -53,13 +53,22 @@ def test_a_completion_sees_its_prompt_and_itself_and_is_predicted_from_the_token
     assert batch.targets.tolist() == [[4, 5], [7, 0]]
     assert batch.mask.tolist() == [[True, True], [True, False]]
     assert batch.sampling_logprobs.tolist() == [[-4.0, -5.0], [-7.0, 0.0]]
-    assert batch.attention_mask[0, 0, 5].tolist() == [True, True, True, False, False, True]
-    assert batch.attention_mask[0, 0, 4].tolist() == [True, True, True, True, True, False]
+    assert batch.shared_prompts.lengths == [3, 2, 1]
+    like = torch.zeros(1)
+    assert batch.shared_prompts.after_prompt(2, 3, like).tolist() == [[0, 0, 0, 0, -torch.inf], [0, 0, 0, 0, 0]]
 
 
-def test_rows_alone_need_no_attention_mask():
+def test_packs_stand_in_one_sequence_without_padding():
+    batch = build_micro_batch([(sample((4, 5)), sample((7,))), (sample((6,), prompt=(9, 9)),)], CPU)
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 7, 9, 9, 6]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2]]
+    assert batch.taken_at.tolist() == [[2, 3], [2, 0], [7, 0]]
+    assert (batch.shared_prompts.lengths, batch.shared_prompts.packs) == ([3, 2, 1, 2, 1], [3, 2])
+
+
+def test_rows_alone_are_plainly_causal():
     batch = build_micro_batch([(sample((4, 5)),), (sample((7,), prompt=(8, 8)),)], CPU)
-    assert batch.attention_mask is None
+    assert batch.shared_prompts is None
     assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5], [8, 8, 7, 0, 0]]
     assert batch.taken_at.tolist() == [[2, 3], [6, 0]]
 
@@ -70,6 +79,14 @@ def test_packing_and_padding_change_no_logprob(module):
     for row in samples:
         alone = logprobs_by_row(module, [(row,)])[row.sample_id]
         torch.testing.assert_close(packed[row.sample_id], alone, atol=2e-6, rtol=0)
+
+
+def test_packs_of_a_model_with_a_sliding_window_are_refused(module):
+    from tasks.engines.shared_prompts import SharedPrompts, attention
+
+    query = torch.zeros(1, 4, 3, 8)
+    with pytest.raises(ValueError, match="packed_tokens"):
+        attention(None, query, query, query, None, shared_prompts=SharedPrompts([[2, 1]]), sliding_window=4)
 
 
 def test_packing_changes_no_gradient(module):

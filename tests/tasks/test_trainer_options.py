@@ -18,6 +18,9 @@ def test_ranks_on_a_machine_without_gpu_share_its_threads_and_gpus_are_used_when
     [
         ({"options": {"zero_stag": 2}}, "zero_stag"),
         ({"options": {"zero_stage": 4}}, "zero_stage is 4"),
+        ({"options": {"products": "mkl"}}, "products is mkl"),
+        ({"options": {"products": "onednn", "dtype": "bfloat16", "zero_stage": 2}}, "float32 on the CPU"),
+        ({"options": {"products": "onednn"}, "resources": {"num_gpus": 1}}, "float32 on the CPU"),
         ({"options": {"dtype": "float16"}}, "float16"),
         ({"options": {"dtype": "bfloat16"}}, "zero_stage 1, 2 or 3"),
         ({"replicas": 0}, "replicas is 0"),

@@ -75,7 +75,9 @@ def test_an_update_is_the_one_that_plain_torch_computes_from_full_logits(start, 
     assert report.entropy == pytest.approx(torch.tensor(320.0).log().item(), abs=0.3)
 
 
-@pytest.mark.parametrize("options", [{"stage": s} for s in STAGES[1:]] + [{"packed_tokens": 200}])
+@pytest.mark.parametrize(
+    "options", [{"stage": s} for s in STAGES[1:]] + [{"packed_tokens": 200}, {"products": "onednn"}]
+)
 def test_neither_zero_stage_nor_packing_nor_micro_batches_nor_recomputation_change_the_weights(
     start, tmp_path, options
 ):
@@ -87,12 +89,13 @@ def test_neither_zero_stage_nor_packing_nor_micro_batches_nor_recomputation_chan
     assert_close(weights_of(other, tmp_path / "other"), weights_of(plain, tmp_path / "plain"))
 
 
-def test_an_update_gives_the_same_weights_whatever_the_threads_do(start, base, model_dir):
+@pytest.mark.parametrize("products", ["torch", "onednn"])
+def test_an_update_gives_the_same_weights_whatever_the_threads_do(start, base, model_dir, products):
     """Large enough that the gradients of the prompts' last positions, shared by many rows, are added up in parallel."""
     samples, threads = build_samples(rows=200), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        rank, digests = start(packed_tokens=2048), set()
+        rank, digests = start(packed_tokens=2048, products=products), set()
         for _ in range(6):
             rank.load_weights(base, str(model_dir))
             digests.add(update(rank, samples, tokens_per_micro_batch=2048).policy.weights_sha256)

@@ -1,14 +1,17 @@
-"""Explore with overlapping chunks against one chunk, in which each stage waits for the one before: wall time.
+"""Wall time of explore: with overlapping chunks, with the same chunks one stage at a time, and in one chunk.
 
     python benchmarks/overlap.py fit RUN [RUN ...]
-    python benchmarks/overlap.py run --speed SPEED.json [--delay 5] [--prompts 16] [--chunks 1 4]
-    python benchmarks/overlap.py real MODEL_DIRECTORY [--delay 1] [--chunks 1 4]
+    python benchmarks/overlap.py run --speed SPEED.json [--delay 5] [--prompts 16] [--chunks 4]
+    python benchmarks/overlap.py real MODEL_DIRECTORY [--delay 1] [--chunks 4]
+
+One stage at a time: each claims all CPUs of the benchmark's cluster, so the next waits until it is published.
 
 `fit` prints the speed of the sampler of runs in CGRPO_HOME, from what their stages took. `run` trains the tiny model
 through the real flow, stages, store and trainer, with a sampler that only takes time (simulated_engine.py), which the
 stages find under the real name on a cluster of the benchmark's own. `real` does the same with vLLM and the model.
 Critiques come from an OpenAI-compatible server that takes `delay` seconds for each, 16 at a time. The seeds do not
-depend on the chunks, so both ways replay the same lengths. The first iteration, in which workers start, is not counted.
+depend on the chunks, so all arms replay the same lengths, which are compared. The first iteration, in which workers
+start, is not counted.
 """
 
 import argparse
@@ -17,9 +20,11 @@ import os
 import statistics
 import sys
 import tempfile
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
@@ -58,6 +63,8 @@ select steps, tokens, apart * (metrics->>'prompt_tokens')::int, (metrics->>'samp
 from figures f join stages s on s.run = f.run and s.stage = f.stage
     and s.iteration = f.iteration and s.chunk is not distinct from f.chunk
 """
+LENGTHS = "select list(len(token_ids) order by seed) from {table} where iteration > 1"
+CPUS = 2  # of the lab's cluster
 PRESETS = ("paper_v6", "critique_cot")
 
 
@@ -114,47 +121,85 @@ def bind(lab: Lab, plan: Plan, model: Path, speed: dict[str, float]) -> None:
     ray.get(actor.remote(options, str(model), Speed(**speed)).start.remote())
 
 
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to carry explore out."""
+
+    chunks: int
+    in_turn: bool  # one stage at a time
+
+    @property
+    def name(self) -> str:
+        """Return what the figures call it."""
+        return f"{self.chunks} chunk{'s' * (self.chunks > 1)}{', a stage at a time' * self.in_turn}"
+
+
+def arms_of(chunks: int) -> list[Arm]:
+    """Return the arms, the one that the others are compared with first."""
+    return [Arm(chunks, True), Arm(chunks, False), Arm(1, False)]
+
+
+def declaration(arm: Arm, directory: Path) -> Path:
+    """Return the file of pipelines, or one in which every stage of explore claims the whole cluster."""
+    file = ROOT / "pipelines.yaml"
+    if not arm.in_turn:
+        return file
+    spec = yaml.safe_load(file.read_text(encoding="utf-8"))
+    for stage in spec["pipelines"]["critique-grpo"]["explore"].values():
+        stage["resources"] = {"num_cpus": CPUS}
+    changed = directory / "pipelines.yaml"
+    changed.write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
+    return changed
+
+
 def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """Run one arm for each number of chunks, and return what each iteration of each took."""
+    """Run the arms, and return what each iteration of each took."""
     model = arguments.model or build_tiny(directory)
-    arms: dict[int, list[dict[str, Any]]] = {}
+    found: dict[str, dict[str, Any]] = {}
     with critique_server(lambda body, before: Say("Wrong.\nVerdict: wrong", delay_s=arguments.delay)) as server:
-        for chunks in arguments.chunks:
-            own = directory / f"chunks-{chunks}"
+        for place, arm in enumerate(arms_of(arguments.chunks)):
+            own = directory / str(place)
             own.mkdir()
             with open_lab(own, 1) as lab:
-                sets = settings_of(arguments, own, model, server.base_url, chunks)
-                file = ROOT / "pipelines.yaml"
-                if arguments.way == "run":
-                    os.environ["CGRPO_HOME"] = str(lab.home)
-                    plan = make_plan(file, "critique-grpo", profile="cpu", presets=list(PRESETS), sets=sets)
-                    bind(lab, plan, model, json.loads(arguments.speed.read_text())["speed"])
-                words = [word for one in sets for word in ("--set", one)]
-                words += [word for preset in PRESETS for word in ("--preset", preset)]
-                began = time.monotonic()
-                flow = lab.start("run", "critique-grpo", "--profile", "cpu", "--name", "arm", *words)
-                if flow.wait(timeout=1800):
-                    raise SystemExit((own / "flow.log").read_text()[-3000:])
-                found = query(lab.home, EXPLORE)
-                arms[chunks] = [dict(zip(found.columns, row, strict=True)) for row in found.rows]
-                print(f"{chunks} chunks: {arms[chunks]}, {time.monotonic() - began:.0f} s in all", flush=True)
-                if arguments.way == "run":
-                    import ray
-
-                    ray.shutdown()
-    return report(arguments, arms)
+                found[arm.name] = run_arm(arm, lab, arguments, model, server.base_url)
+                print(f"{arm.name}: {found[arm.name]['rows']}", flush=True)
+    return report(arguments, found)
 
 
-def report(arguments: argparse.Namespace, arms: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return medians over iterations, and the ratio of each arm to the first."""
-    walls = {chunks: statistics.median(row["wall"] for row in rows) for chunks, rows in arms.items()}
-    first = walls[arguments.chunks[0]]
+def run_arm(arm: Arm, lab: Lab, arguments: argparse.Namespace, model: Path, base_url: str) -> dict[str, Any]:
+    """Run one arm to its end; return its iterations, and the lengths of its completions in the order of their seeds."""
+    sets = settings_of(arguments, lab.directory, model, base_url, arm.chunks)
+    file = declaration(arm, lab.directory)
+    if arguments.way == "run":
+        os.environ["CGRPO_HOME"] = str(lab.home)
+        plan = make_plan(file, "critique-grpo", profile="cpu", presets=list(PRESETS), sets=sets)
+        bind(lab, plan, model, json.loads(arguments.speed.read_text())["speed"])
+    words = [word for one in sets for word in ("--set", one)]
+    words += [word for preset in PRESETS for word in ("--preset", preset)]
+    flow = lab.start("run", "critique-grpo", "--profile", "cpu", "--name", "arm", "--file", str(file), *words)
+    if flow.wait(timeout=1800):
+        raise SystemExit((lab.directory / "flow.log").read_text()[-3000:])
+    explored = query(lab.home, EXPLORE)
+    lengths = [query(lab.home, LENGTHS.format(table=table)).rows for table in ("responses", "refinements")]
+    if arguments.way == "run":
+        import ray
+
+        ray.shutdown()
+    return {"rows": [dict(zip(explored.columns, row, strict=True)) for row in explored.rows], "lengths": lengths}
+
+
+def report(arguments: argparse.Namespace, arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return medians over iterations, and the ratio of each arm to the first. Raises SystemExit if lengths differ."""
+    walls = {name: statistics.median(row["wall"] for row in arm["rows"]) for name, arm in arms.items()}
+    first = next(iter(arms))
+    if arguments.way == "run" and any(arm["lengths"] != arms[first]["lengths"] for arm in arms.values()):
+        raise SystemExit("the arms did not replay the same lengths")
     return {
         "delay_s": arguments.delay,
         "requests": arguments.prompts * 7,
-        "explore_seconds": {chunks: round(wall, 1) for chunks, wall in walls.items()},
-        "ratio": {chunks: round(wall / first, 3) for chunks, wall in walls.items()},
-        "tokens": {chunks: [row["tokens"] for row in rows] for chunks, rows in arms.items()},
+        "explore_seconds": {name: round(wall, 1) for name, wall in walls.items()},
+        "ratio": {name: round(wall / walls[first], 3) for name, wall in walls.items()},
+        "tokens": {name: [row["tokens"] for row in arm["rows"]] for name, arm in arms.items()},
     }
 
 
@@ -185,7 +230,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=5.0, help="seconds that a critique takes")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--iterations", type=int, default=2)
-    parser.add_argument("--chunks", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--chunks", type=int, default=4)
     parser.add_argument("--max-num-seqs", type=int, default=32)
     arguments = parser.parse_args()
     if arguments.way == "fit":

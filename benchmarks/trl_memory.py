@@ -10,7 +10,7 @@ from typing import Any
 
 from trl_arms import THREADS, reply
 
-CHUNK = 512  # tokens, as under the profile cpu
+CHUNK = 256  # tokens
 
 
 def run_memory(arm: str, rows: int, length: int, vocabulary: int, layers: int) -> None:
@@ -137,6 +137,7 @@ def memory_loss_own(model: Any, ids: Any, advantages: Any) -> Any:
     size = step_size([length] * ids.shape[0], weights, prompts=ids.shape[0], max_response_tokens=length)
     divide_by = denominators(params, size)
     module = PolicyModule(model.train(), CHUNK, products_by("onednn"))
+    module.accumulate_head = True  # as under ZeRO stage 0
     shared = {name: getattr(batch, name) for name in ("advantages", "weights", "off_policy", "mask")}
     pull = loss_pull(
         **shared,

@@ -32,6 +32,7 @@ def taken_logprobs(
     chunk_tokens: int,
     pull: Pull | None = None,
     products: Products = TORCH,
+    accumulate: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Return log_softmax(hidden @ head_weight.T / temperature) at `targets`, and its entropy if asked for (else None).
 
@@ -47,6 +48,8 @@ def taken_logprobs(
         raise ValueError(f"temperature is {temperature}; log-probs of a greedy policy are not defined")
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens is {chunk_tokens}; at least one token must be computed at a time")
+    if accumulate and not head_weight.is_leaf:
+        raise ValueError("only a leaf has a gradient to accumulate into")
     rows, length, width = hidden.shape
     logprobs, entropy = _TakenLogprobs.apply(
         hidden.reshape(rows * length, width),
@@ -57,6 +60,7 @@ def taken_logprobs(
         chunk_tokens,
         pull if torch.is_grad_enabled() else None,
         products,
+        accumulate,
     )
     return logprobs.view(rows, length), entropy.view(rows, length) if with_entropy else None
 
@@ -75,6 +79,7 @@ class _TakenLogprobs(torch.autograd.Function):
         chunk_tokens: int,
         pull: Pull | None,
         products: Products,
+        accumulate: bool,
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         log_sums = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
@@ -94,7 +99,7 @@ class _TakenLogprobs(torch.autograd.Function):
                 ready.add(part, gradient(logs, targets[part], taken, temperature, promised[part], None))
         ctx.save_for_backward(hidden, head_weight, targets, log_sums, entropy)
         ctx.temperature, ctx.chunk_tokens, ctx.promised, ctx.ready = temperature, chunk_tokens, promised, ready
-        ctx.products = products
+        ctx.products, ctx.accumulate = products, accumulate
         ctx.set_materialize_grads(False)
         return logprobs, entropy
 
@@ -104,7 +109,7 @@ class _TakenLogprobs(torch.autograd.Function):
         """Return what the forward pass has ready if its promise was kept, else the gradients over all chunks."""
         hidden, head_weight, targets, log_sums, entropy = ctx.saved_tensors
         if ctx.ready is not None and of_entropy is None and _kept(ctx.promised, of_logprobs):
-            return (*ctx.ready.results(), None, None, None, None, None, None)
+            return _handed_over(ctx, ctx.ready)
         ctx.ready = None
         gradients = HeadGradients(hidden, head_weight, ctx.needs_input_grad[:2], log_sums.dtype, ctx.products)
         for part in parts_of(hidden.shape[0], ctx.chunk_tokens):
@@ -112,7 +117,18 @@ class _TakenLogprobs(torch.autograd.Function):
             logs = logs_again(ctx.products.linear(hidden[part], head_weight), taken.log_sums, ctx.temperature)
             pulls = (None if pull is None else pull[part] for pull in (of_logprobs, of_entropy))
             gradients.add(part, gradient(logs, targets[part], taken, ctx.temperature, *pulls))
-        return (*gradients.results(), None, None, None, None, None, None)
+        return _handed_over(ctx, gradients)
+
+
+def _handed_over(ctx: Any, gradients: HeadGradients) -> tuple[Tensor | None, ...]:
+    """Return what the backward pass returns; the head's gradient is not in it where it was accumulated."""
+    ctx.ready = None
+    of_hidden, of_head = gradients.results()
+    if ctx.accumulate and of_head is not None:
+        head_weight = ctx.saved_tensors[1]
+        head_weight.grad = of_head if head_weight.grad is None else head_weight.grad.add_(of_head)
+        of_head = None
+    return of_hidden, of_head, None, None, None, None, None, None, None
 
 
 def _kept(promised: Tensor, arrived: Tensor | None) -> bool:

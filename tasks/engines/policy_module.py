@@ -30,6 +30,7 @@ class PolicyModule(torch.nn.Module):
         self.causal_lm = causal_lm
         self.chunk_tokens = chunk_tokens
         self.products = products
+        self.accumulate_head = False  # whoever reads the gradients says whether .grad is where it reads them
         if products is not TORCH:
             use_products(causal_lm, products)
 
@@ -67,6 +68,7 @@ class PolicyModule(torch.nn.Module):
             chunk_tokens=self.chunk_tokens,
             pull=pull,
             products=self.products,
+            accumulate=self.accumulate_head and torch.is_grad_enabled(),
         )
         if taught is None:
             return logprobs, entropy, None

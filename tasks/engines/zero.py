@@ -76,6 +76,7 @@ class ZeroEngine:
         torch.manual_seed(0)
         self.zero_stage = zero_stage
         self.world_size = torch.distributed.get_world_size()
+        module.accumulate_head = zero_stage == 0  # the other stages take gradients from autograd, in hooks
         # Sets of hyperparameters come with every update; these values are never used for a step.
         optimizer = torch.optim.AdamW(module.parameters(), lr=0.0, fused=True)
         self._engine, _, _, _ = deepspeed.initialize(

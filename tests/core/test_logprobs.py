@@ -168,3 +168,39 @@ class ProductCounter(torch.utils._python_dispatch.TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         self.count += func.__name__.startswith(("mm", "addmm", "bmm"))
         return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("promised", [True, False])
+def test_an_accumulated_head_gradient_is_the_returned_one_added_to_what_is_there(promised: bool) -> None:
+    pull = (lambda logprobs, part: torch.ones_like(logprobs)) if promised else None
+    settings = {"temperature": 0.9, "with_entropy": False, "chunk_tokens": 4, "pull": pull}
+    hidden, head, targets = make_inputs()
+    expected = torch.autograd.grad(taken_logprobs(hidden, head, targets, **settings)[0].sum(), (hidden, head))
+    for _ in range(2):
+        taken_logprobs(hidden, head, targets, **settings, accumulate=True)[0].sum().backward()
+    torch.testing.assert_close(hidden.grad, 2 * expected[0])
+    torch.testing.assert_close(head.grad, 2 * expected[1])
+
+
+def test_the_gradient_of_a_head_that_is_also_the_embedding_is_the_sum_of_both_uses() -> None:
+    _, head, targets = make_inputs()
+    grads = []
+    for accumulate in (False, True):
+        own = head.detach().clone().requires_grad_(True)
+        logprobs, _ = taken_logprobs(
+            own[targets], own, targets, temperature=1.0, with_entropy=False, chunk_tokens=4, accumulate=accumulate
+        )
+        logprobs.sum().backward()
+        grads.append(own.grad)
+    torch.testing.assert_close(grads[1], grads[0])
+
+
+def test_nothing_is_accumulated_into_what_is_no_leaf_or_wants_no_gradient() -> None:
+    hidden, head, targets = make_inputs()
+    settings = {"temperature": 1.0, "with_entropy": False, "chunk_tokens": 4, "accumulate": True}
+    with pytest.raises(ValueError, match="leaf"):
+        taken_logprobs(hidden, head * 2, targets, **settings)
+    frozen = head.detach()
+    taken_logprobs(hidden, frozen, targets, **settings)[0].sum().backward()
+    assert frozen.grad is None
+    assert hidden.grad is not None

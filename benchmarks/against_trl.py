@@ -2,13 +2,13 @@
 
     python benchmarks/against_trl.py parity MODEL_DIRECTORY
     python benchmarks/against_trl.py steps MODEL_DIRECTORY [--turns 4]
-    python benchmarks/against_trl.py memory [--limit-gib 12]
+    python benchmarks/against_trl.py memory [--layers 0] [--limit-gib 12]
 
 TRL comes with `pip install "cgrpo[benchmark]"`. parity: identical responses and advantages through both losses; loss
 and gradients are compared. steps: 8 prompts x 4 responses, 64 + 128 tokens (every response has all 128), in turns
 (ABBA) by two processes that are both alive; generate, update and, for us, the way of the weights to the sampler apart;
-CPU-seconds are the process's own. memory: the peak of an update of B x T tokens over what was there before, with one
-narrow layer below the head, in a process of its own under a limit on its data.
+CPU-seconds are the process's own. memory: the peak of loss and gradients of B x T tokens over what was there before, of
+a head on an embedding (--layers 1: with a narrow layer between), in a process of its own under a limit on its data.
 """
 
 import argparse

@@ -130,53 +130,26 @@ def run_trl(model: str) -> None:
         trainer.train()
 
 
-class OwnLoop:
-    """Our sampler and trainer in one process, without Ray and Prefect around them."""
+class OwnUpdates:
+    """A trainer in this process that holds a policy, and the prompts of its updates."""
 
-    def __init__(self, model: str, directory: str) -> None:
-        import functools
-        import os
-
-        from tasks.engines.sampler_options import SamplerOptions
-
-        options = SamplerOptions(max_model_len=PROMPT + RESPONSE, num_threads=THREADS, kv_cache_gib=1.0)
-        os.environ.update(options.environment())
+    def __init__(self, model: str, **options: Any) -> None:
         import torch
-        import vllm
 
         from tasks.engines.protocol import PolicyRef
         from tasks.engines.trainer_options import TrainerOptions
         from tasks.engines.trainer_rank import TrainerRank
-        from tasks.engines.vllm_core import VllmCore
         from tasks.models import model_weights_digest
 
-        vllm.SamplingParams = functools.partial(vllm.SamplingParams, ignore_eos=True)
         torch.set_num_threads(THREADS)
-        self.core = VllmCore(options, model)
-        self.rank = TrainerRank(0, 1, model, TrainerOptions(num_threads=THREADS, packed_tokens=1024, products="onednn"))
+        self.rank = TrainerRank(0, 1, model, TrainerOptions(num_threads=THREADS, **options))
         self.rank.join(self.rank.meeting_file())
         self.policy = PolicyRef(policy_version=0, weights_sha256=model_weights_digest(model))
         self.rank.load_weights(self.policy, model)
-        self.core.load(self.policy, model)
-        self.prompts, self.directory = prompts_of(model), Path(directory)
+        self.prompts = prompts_of(model)
 
-    def generate(self) -> list[Any]:
-        """Return GROUP completions of each prompt."""
-        from tasks.engines.protocol import SampleRequest, SamplingSettings
-
-        settings = SamplingSettings(temperature=1.0, top_p=1.0, max_tokens=RESPONSE)
-        for place in range(RESPONSES):
-            prompt = tuple(self.prompts[place // GROUP])
-            seed = self.policy.policy_version * 1000 + place
-            request = SampleRequest(request_id=str(place), prompt_token_ids=prompt, seed=seed)
-            self.core.add(f"{place}:{place}", request, settings)
-        done: list[Any] = []
-        while len(done) < RESPONSES:
-            done += self.core.step()
-        return [one.completion for one in sorted(done, key=lambda one: int(one.key.partition(":")[0]))]
-
-    def update(self, completions: list[Any]) -> None:
-        """Take one optimizer step on them."""
+    def update(self, completions: list[Any], tokens: int = 1024, logprob_gap_max: float | None = 1e-3) -> None:
+        """Take one optimizer step on them, so many tokens a micro-batch."""
         from cgrpo_core.params import LossParams, OptimizerParams
         from tasks.engines.protocol import UpdateRequest
 
@@ -184,10 +157,10 @@ class OwnLoop:
             UpdateRequest(
                 samples=self.samples(completions),
                 loss=LossParams(kind="grpo"),
-                optimizer=OptimizerParams(lr=LR, tokens_per_micro_batch=1024),
+                optimizer=OptimizerParams(lr=LR, tokens_per_micro_batch=tokens),
                 max_response_tokens=RESPONSE,
                 sampling_temperature=1.0,
-                logprob_gap_max=1e-3,
+                logprob_gap_max=logprob_gap_max,
             ),
             self.policy,
         )
@@ -216,6 +189,42 @@ class OwnLoop:
                 )
             )
         return tuple(samples)
+
+
+class OwnLoop(OwnUpdates):
+    """Our sampler and trainer in one process, without Ray and Prefect around them."""
+
+    def __init__(self, model: str, directory: str) -> None:
+        import functools
+        import os
+
+        from tasks.engines.sampler_options import SamplerOptions
+
+        options = SamplerOptions(max_model_len=PROMPT + RESPONSE, num_threads=THREADS, kv_cache_gib=1.0)
+        os.environ.update(options.environment())
+        import vllm
+
+        from tasks.engines.vllm_core import VllmCore
+
+        vllm.SamplingParams = functools.partial(vllm.SamplingParams, ignore_eos=True)
+        self.core, self.directory = VllmCore(options, model), Path(directory)
+        super().__init__(model, packed_tokens=1024, products="onednn")
+        self.core.load(self.policy, model)
+
+    def generate(self) -> list[Any]:
+        """Return GROUP completions of each prompt."""
+        from tasks.engines.protocol import SampleRequest, SamplingSettings
+
+        settings = SamplingSettings(temperature=1.0, top_p=1.0, max_tokens=RESPONSE)
+        for place in range(RESPONSES):
+            prompt = tuple(self.prompts[place // GROUP])
+            seed = self.policy.policy_version * 1000 + place
+            request = SampleRequest(request_id=str(place), prompt_token_ids=prompt, seed=seed)
+            self.core.add(f"{place}:{place}", request, settings)
+        done: list[Any] = []
+        while len(done) < RESPONSES:
+            done += self.core.step()
+        return [one.completion for one in sorted(done, key=lambda one: int(one.key.partition(":")[0]))]
 
     def sync(self) -> None:
         """Bring the new weights to the sampler, digests compared, as a run does."""

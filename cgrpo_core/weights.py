@@ -8,21 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
+from cgrpo_core.weight_digests import combine_digests, tensor_heading
+
 
 def tensor_digest(name: str, tensor: torch.Tensor) -> str:
     """Return sha256 (hex) of name, dtype, shape and little-endian bytes of one tensor (any shape, any device)."""
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    header = f"{name}|{str(tensor.dtype).removeprefix('torch.')}|{tuple(tensor.shape)}|".encode()
-    sha = hashlib.sha256(header)
+    sha = hashlib.sha256(tensor_heading(name, str(tensor.dtype).removeprefix("torch."), tensor.shape))
     sha.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-    return sha.hexdigest()
-
-
-def combine_digests(digests: Iterable[tuple[str, str]]) -> str:
-    """Return the digest of a policy from (name, tensor digest) pairs in any order."""
-    sha = hashlib.sha256()
-    for name, value in sorted(digests):
-        sha.update(f"{name}={value}\n".encode())
     return sha.hexdigest()
 
 

@@ -15,6 +15,7 @@ from storage.compacted import ROOM, all_parts, parts_of
 from storage.durable import json_bytes
 from storage.errors import ArtifactCorrupt, RunCorrupt
 from storage.journal import JOURNAL, file_sha256, read_journal
+from storage.listings import is_as_listed, read_entry
 from storage.policies import DIGESTS
 
 Severity = Literal["damage", "note"]
@@ -150,11 +151,11 @@ def _check_directory(home: Path, relative: str, recorded: set[str]) -> Iterator[
 
 
 def _listed(listing: Path) -> dict[str, Any] | None:
-    """Return name -> {bytes, sha256} of a DIGESTS.json, or None if it is not as `publish_directory` writes it."""
+    """Return name -> entry (listings.py) of a DIGESTS.json, or None if it is not as `publish_directory` writes it."""
     try:
         content = listing.read_bytes()
         files: dict[str, Any] = json.loads(content)["files"]
-        entries = [{"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])} for entry in files.values()]
+        entries = [read_entry(entry) for entry in files.values()]
         written = json_bytes({"format": 1, "files": dict(zip(files, entries, strict=True))})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -162,7 +163,7 @@ def _listed(listing: Path) -> dict[str, Any] | None:
 
 
 def _check_files(home: Path, directory: Path, files: dict[str, Any], besides: set[str]) -> Iterator[Finding]:
-    """Hold the files of a directory against name -> {bytes, sha256}; `besides`: those that must be there as well."""
+    """Hold the files of a directory against name -> entry; `besides`: those that must be there as well."""
     check = "artifact" if SEAL in besides else "directory"
     where, present = directory.relative_to(home).as_posix(), _files(directory)
     for name in sorted((files.keys() | besides) - present):
@@ -173,7 +174,7 @@ def _check_files(home: Path, directory: Path, files: dict[str, Any], besides: se
         size = (directory / name).stat().st_size
         if size != files[name]["bytes"]:
             yield damage(check, f"{where}/{name}", f"has {size} bytes, not {files[name]['bytes']}")
-        elif file_sha256(directory / name) != files[name]["sha256"]:
+        elif not is_as_listed(directory / name, read_entry(files[name])):
             yield damage(check, f"{where}/{name}", "is not what was written: another sha256")
 
 

@@ -3,11 +3,11 @@
     home/weights/<key>/       what a sampler loads: Hugging Face format
     home/checkpoints/<key>/   what a trainer goes on from: weights, optimizer, scheduler, RNG
 
-`DIGESTS.json` is written last and lists every file with size and sha256; a directory without it is not there. Weights
-are a cache: a trainer can write them again from a checkpoint and the stored training samples, so old ones are dropped.
+`DIGESTS.json` is written last and lists every file with size and sha256 (listings.py); a directory without it is not
+there. Weights are a cache: a trainer can write them again from a checkpoint and the stored training samples. So old
+ones are dropped, and new ones are not synced: what a power failure leaves of them is found by digest and made again.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -27,16 +27,21 @@ from storage.durable import (
     write_bytes,
 )
 from storage.errors import DirectoryInvalid
+from storage.listings import FileEntry, entry_of, entry_of_weights, is_as_listed, read_entry
 
 Kind = Literal["weights", "checkpoints"]
 
 DIGESTS = "DIGESTS.json"
+WEIGHTS_SUFFIX = ".safetensors"
 _RELATIVE = re.compile(r"(weights|checkpoints)/[0-9a-f]{64}")
 
 
-def publish_directory(home: Path, kind: Kind, key: str, write: Callable[[Path], None]) -> str:
+def publish_directory(
+    home: Path, kind: Kind, key: str, write: Callable[[Path], None], weights_sha256: str | None = None
+) -> str:
     """Have `write(directory)` fill a new directory, publish it under `key`, and return its path relative to home.
 
+    weights_sha256: the digest of the policy all of whose tensors are in the safetensors file that `write` writes.
     A complete directory that is there already is kept, and `write` is then not called. What `write` raises passes
     through, and nothing is visible then. Raises DirectoryInvalid for links and for a `write` that wrote nothing, and
     DiskFault.
@@ -49,7 +54,7 @@ def publish_directory(home: Path, kind: Kind, key: str, write: Callable[[Path], 
         temporary = new_temporary(home, f"{kind}-{key}")
         try:
             write(temporary)
-            write_digests(temporary)
+            write_digests(temporary, synced=kind != "weights", weights_sha256=weights_sha256)
             while not move_into_place(temporary, final):
                 if complete(home, relative):
                     break
@@ -69,16 +74,12 @@ def complete(home: Path, relative: str) -> bool:
 
 
 def damaged_files(home: Path, relative: str) -> list[str]:
-    """Return the files of a published directory whose sha256 is no longer what it was; reads all of them."""
+    """Return the files of a published directory that are no longer what they were; reads all of them."""
     directory = _resolve(home, relative)
     entries = _digests(directory)
     if entries is None:
         return [DIGESTS]
-    return [
-        name
-        for name, entry in entries.items()
-        if _size(directory / name) != entry["bytes"] or _sha256(directory / name) != entry["sha256"]
-    ]
+    return [name for name, entry in entries.items() if not is_as_listed(directory / name, entry)]
 
 
 def drop(home: Path, relative: str) -> bool:
@@ -106,20 +107,24 @@ def _resolve(home: Path, relative: str) -> Path:
     return Path(home) / relative
 
 
-def write_digests(directory: Path) -> None:
-    """Sync what was written to a directory and list it in its DIGESTS.json: from then on the directory is complete."""
-    entries: dict[str, dict[str, int | str]] = {}
+def write_digests(directory: Path, *, synced: bool = True, weights_sha256: str | None = None) -> None:
+    """List what was written to a directory in its DIGESTS.json: from then on the directory is complete."""
+    entries: dict[str, FileEntry] = {}
     for path in sorted(directory.rglob("*")):
         if path.is_symlink():
             raise DirectoryInvalid(f"{path.name} is a link; only files of its own make a directory that can be kept")
         if path.is_dir():
             sync_directory(path)
             continue
-        with ThreadPoolExecutor(1) as beside:  # the disk writes what the processor hashes
-            digest = beside.submit(_sha256, path)
-            sync_file(path)
         name = path.relative_to(directory).as_posix()
-        entries[name] = {"bytes": path.stat().st_size, "sha256": digest.result()}
+        if weights_sha256 and path.suffix == WEIGHTS_SUFFIX:
+            entries[name] = entry_of_weights(path, weights_sha256)
+            continue
+        with ThreadPoolExecutor(1) as beside:  # the disk writes what the processor hashes
+            entry = beside.submit(entry_of, path)
+            if synced:
+                sync_file(path)
+        entries[name] = entry.result()
     if not entries:
         raise DirectoryInvalid(f"nothing was written to {directory.name}")
     sync_directory(directory)
@@ -127,17 +132,12 @@ def write_digests(directory: Path) -> None:
     sync_directory(directory)
 
 
-def _digests(directory: Path) -> dict[str, dict[str, int | str]] | None:
+def _digests(directory: Path) -> dict[str, FileEntry] | None:
     try:
-        entries: dict[str, dict[str, int | str]] = json.loads((directory / DIGESTS).read_bytes())["files"]
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        files = json.loads((directory / DIGESTS).read_bytes())["files"]
+        return {name: read_entry(entry) for name, entry in files.items()}
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None  # absent, or cut short: either way the directory is not complete
-    return entries
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size(path: Path) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from cgrpo_core.errors import UserError
 from cgrpo_core.ids import digest
+from storage.tensor_files import tensors_sha256
 from tasks.sources import file_sha256, pinned
 
 CACHE_VARIABLE = "CGRPO_MODEL_CACHE"
@@ -90,17 +91,7 @@ def find_model(declaration: Mapping[str, Any], home: Path, base_dir: Path) -> Pa
 
 def model_weights_digest(model_dir: Path | str) -> str:
     """Return the digest of the tensors in a model directory's safetensors files, one tensor in memory at a time."""
-    from safetensors import safe_open
-
-    from cgrpo_core.weights import weights_digest
-
-    def tensors() -> Iterator[tuple[str, Any]]:
-        for path in sorted(Path(model_dir).glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - a safetensors handle is not iterable
-                    yield name, file.get_tensor(name)
-
-    return weights_digest(tensors())
+    return tensors_sha256(sorted(Path(model_dir).glob("*.safetensors")))
 
 
 def _cache(home: Path) -> Path:

@@ -187,7 +187,9 @@ def weights_rebuilder(context: StageContext) -> Callable[[Policy], str]:
 
 def publish_weights(home: Path, key: str, trainer: Trainer, policy: PolicyRef) -> str:
     """Have the trainer write its weights under `key`; return the directory relative to home."""
-    return publish_directory(home, "weights", key, lambda path: trainer.export_weights(str(path), policy))
+    return publish_directory(
+        home, "weights", key, lambda path: trainer.export_weights(str(path), policy), policy.weights_sha256
+    )
 
 
 def read_policy(store: Store, key: str) -> Ancestor:

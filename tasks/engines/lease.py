@@ -161,7 +161,7 @@ def load_stored(
     """Load the stored weights; damaged ones are dropped, being a cache, and made again."""
     try:
         sampler.load(wanted, _weights_directory(home, policy, rebuild))
-    except PolicyMismatch:
+    except (PolicyMismatch, WeightsMissing):
         if policy.weights is None or rebuild is None or not damaged_files(home, policy.weights):
             raise
         drop(home, policy.weights)

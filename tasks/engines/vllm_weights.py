@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from cgrpo_core.weights import combine_digests, tensor_digest
+from cgrpo_core.weight_digests import combine_digests
+from cgrpo_core.weights import tensor_digest
 from tasks.engines.faults import WeightsMissing
 
 COLUMNS = 8

@@ -1,6 +1,7 @@
 """A damaged checkpoint is never gone on from: an older one is, and the stored samples are trained on again."""
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from cgrpo_core.records import Policy, TrainingSample
 from storage.artifacts import Store
 from storage.policies import complete, damaged_files, publish_directory
 from tasks.engines.fake import FakeSampler, FakeTrainer, write_fake_weights
+from tasks.engines.faults import WeightsMissing
 from tasks.engines.lease import load_stored
 from tasks.engines.protocol import PolicyMismatch
 from tasks.policies import bring_to, policy_ref, update_request
@@ -107,6 +109,30 @@ def test_damaged_weights_are_dropped_and_made_again(tmp_path: Path) -> None:
     sampler = FakeSampler()
     load_stored(tmp_path, sampler, policy_ref(policy), policy, rebuild)
     assert (sampler.held(), made) == (policy_ref(policy), [policy])
+    assert damaged_files(tmp_path, weights) == []
+
+
+@pytest.mark.parametrize("fault", [PolicyMismatch("another digest"), WeightsMissing("cannot be read", "resume")])
+def test_weights_that_a_power_failure_left_without_content_are_made_again(tmp_path: Path, fault: Exception) -> None:
+    def write(path: Path) -> None:
+        write_fake_weights(str(path), "d" * 64)
+        (path / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+
+    class Sampler(FakeSampler):
+        def load(self, policy, weights_dir):
+            if not any((Path(weights_dir) / "model.safetensors").read_bytes()):
+                raise fault
+            return super().load(policy, weights_dir)
+
+    key = KEYS[1]
+    no_tensors = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    weights = publish_directory(tmp_path, "weights", key, write, no_tensors)
+    policy = Policy(policy_version=1, parent=KEYS[0], weights_sha256="d" * 64, weights=weights, checkpoint=None)
+    (tmp_path / weights / "model.safetensors").write_bytes(bytes(10))
+    sampler = Sampler()
+    rebuild = partial(publish_directory, tmp_path, "weights", key, write, no_tensors)
+    load_stored(tmp_path, sampler, policy_ref(policy), policy, lambda _: str(tmp_path / rebuild()))
+    assert sampler.held() == policy_ref(policy)
     assert damaged_files(tmp_path, weights) == []
 
 

@@ -1,0 +1,100 @@
+"""One update of the trainer on the CPU under several options, in turns: seconds, CPU-seconds, peak memory, digest.
+
+    python benchmarks/update.py MODEL_DIRECTORY [--turns 2] [--arm products=torch --arm products=onednn]
+
+Rows are those of the steps of against_trl.py: 8 groups of 4, 64 prompt and 128 completion tokens each, random ones. An
+arm is a process; its options are those of engines.trainer, and `tokens` (a micro-batch, 1024 by default). The first
+update of an arm, in which the optimizer's state is made, is not counted.
+"""
+
+import argparse
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from against_trl import ask, say
+from trl_arms import GROUPS, RESPONSE, RESPONSES, OwnUpdates, reply, wait_for_line
+
+ARMS = ("packed_tokens=0,tokens=2048,products=torch", "products=torch", "products=onednn")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A completion that nobody sampled."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+def completions() -> list[Drawn]:
+    """Return completions of RESPONSE tokens, from a seed."""
+    draw = random.Random(1)
+    return [
+        Drawn(tuple(draw.randrange(1000, 40000) for _ in range(RESPONSE)), (-1.0,) * RESPONSE) for _ in range(RESPONSES)
+    ]
+
+
+def run_arm(model: str, options: dict[str, Any]) -> None:
+    """Take an update a line."""
+    tokens = options.pop("tokens", 1024)
+    updates, made = OwnUpdates(model, **{"packed_tokens": 1024, **options}), completions()
+    while True:
+        wait_for_line()
+        before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        updates.update(made, tokens, logprob_gap_max=None)
+        seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
+        reply(
+            seconds=seconds,
+            cpu_seconds=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+            peak_gib=after.ru_maxrss / 2**20,
+            weights=updates.policy.weights_sha256[:12],
+        )
+
+
+def options_of(arm: str) -> dict[str, Any]:
+    """Return the options of `name=value,name=value`."""
+    pairs = (one.partition("=") for one in arm.split(",") if one)
+    return {name: yaml.safe_load(value) for name, _, value in pairs}
+
+
+def main() -> None:
+    """Measure the arms in turns, print each update, then medians and ratios to the first arm."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a model directory in Hugging Face format")
+    parser.add_argument("--arm", action="append", help="options of the trainer, as name=value,name=value")
+    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.only is not None:
+        run_arm(arguments.model, options_of(arguments.only))
+        return
+    arms = arguments.arm or list(ARMS)
+    rows: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    command = [sys.executable, "-W", "ignore", __file__, arguments.model, "--only"]
+    processes = {
+        arm: subprocess.Popen([*command, arm], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for arm in arms
+    }
+    try:
+        for arm in arms:
+            ask(processes[arm], "warm up")
+        for turn in range(arguments.turns):
+            for arm in arms if turn % 2 == 0 else arms[::-1]:
+                rows[arm].append(ask(processes[arm], "update"))
+                say(arm=arm, turn=turn, **rows[arm][-1])
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    for key in ("seconds", "cpu_seconds", "peak_gib"):
+        medians = {arm: statistics.median(row[key] for row in found) for arm, found in rows.items()}
+        say(median=key, groups=GROUPS, **medians, ratio=[found / medians[arms[0]] for found in medians.values()])
+
+
+if __name__ == "__main__":
+    main()

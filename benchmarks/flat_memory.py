@@ -112,6 +112,7 @@ def report(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row a role: MiB at iteration 50 and at the end, and the slopes of RSS and PSS after iteration 50."""
     late = [one for one in samples if one["iteration"] >= WARM and one["roles"]]
     roles = sorted({role for one in late for role in one["roles"]})
+    late = [one for one in late if len(one["roles"]) == len(roles)]  # after the last iteration they end, one by one
     rows = []
     for role in [*roles, "all"]:
         row: dict[str, Any] = {"role": role}

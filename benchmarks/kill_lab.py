@@ -60,12 +60,13 @@ class Lab:
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start the command `cgrpo` as a user would; its words go to `flow.log`."""
+    def start(self, *arguments: str, program: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start the command `cgrpo` as a user would, or a script in its place; its words go to `flow.log`."""
         with (self.directory / "flow.log").open("ab") as log:
             log.write(f"\n=== cgrpo {' '.join(arguments[:2])}\n".encode())
             log.flush()
-            command = [str(BIN / "cgrpo"), *arguments]
+            command = [sys.executable, str(program)] if program else [str(BIN / "cgrpo")]
+            command += arguments
             self.flows.append(subprocess.Popen(command, cwd=ROOT, env=self.environment(), stdout=log, stderr=log))
             return self.flows[-1]
 

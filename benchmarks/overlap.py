@@ -4,7 +4,7 @@
     python benchmarks/overlap.py run --speed SPEED.json [--delay 5] [--prompts 16] [--chunks 4]
     python benchmarks/overlap.py real MODEL_DIRECTORY [--delay 1] [--chunks 4]
 
-One stage at a time: each claims all CPUs of the benchmark's cluster, so the next waits until it is published.
+One stage at a time: chunk by chunk, each stage is submitted when the one before is published (in_turn.py).
 
 `fit` prints the speed of the sampler of runs in CGRPO_HOME, from what their stages took. `run` trains the tiny model
 through the real flow, stages, store and trainer, with a sampler that only takes time (simulated_engine.py), which the
@@ -23,8 +23,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
@@ -64,7 +62,7 @@ from figures f join stages s on s.run = f.run and s.stage = f.stage
     and s.iteration = f.iteration and s.chunk is not distinct from f.chunk
 """
 LENGTHS = "select list(len(token_ids) order by seed) from {table} where iteration > 1"
-CPUS = 2  # of the lab's cluster
+IN_TURN = ROOT / "benchmarks" / "in_turn.py"
 PRESETS = ("paper_v6", "critique_cot")
 
 
@@ -139,19 +137,6 @@ def arms_of(chunks: int) -> list[Arm]:
     return [Arm(chunks, True), Arm(chunks, False), Arm(1, False)]
 
 
-def declaration(arm: Arm, directory: Path) -> Path:
-    """Return the file of pipelines, or one in which every stage of explore claims the whole cluster."""
-    file = ROOT / "pipelines.yaml"
-    if not arm.in_turn:
-        return file
-    spec = yaml.safe_load(file.read_text(encoding="utf-8"))
-    for stage in spec["pipelines"]["critique-grpo"]["explore"].values():
-        stage["resources"] = {"num_cpus": CPUS}
-    changed = directory / "pipelines.yaml"
-    changed.write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
-    return changed
-
-
 def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Run the arms, and return what each iteration of each took."""
     model = arguments.model or build_tiny(directory)
@@ -169,14 +154,15 @@ def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
 def run_arm(arm: Arm, lab: Lab, arguments: argparse.Namespace, model: Path, base_url: str) -> dict[str, Any]:
     """Run one arm to its end; return its iterations, and the lengths of its completions in the order of their seeds."""
     sets = settings_of(arguments, lab.directory, model, base_url, arm.chunks)
-    file = declaration(arm, lab.directory)
+    file = ROOT / "pipelines.yaml"
     if arguments.way == "run":
         os.environ["CGRPO_HOME"] = str(lab.home)
         plan = make_plan(file, "critique-grpo", profile="cpu", presets=list(PRESETS), sets=sets)
         bind(lab, plan, model, json.loads(arguments.speed.read_text())["speed"])
     words = [word for one in sets for word in ("--set", one)]
     words += [word for preset in PRESETS for word in ("--preset", preset)]
-    flow = lab.start("run", "critique-grpo", "--profile", "cpu", "--name", "arm", "--file", str(file), *words)
+    command = ["run", "critique-grpo", "--profile", "cpu", "--name", "arm", *words]
+    flow = lab.start(*command, program=IN_TURN if arm.in_turn else None)
     if flow.wait(timeout=1800):
         raise SystemExit((lab.directory / "flow.log").read_text()[-3000:])
     explored = query(lab.home, EXPLORE)

@@ -1,6 +1,7 @@
 """What the engines of an iteration did beside their work: the way of the weights, and what the prefix cache saved."""
 
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from storage.artifacts import Manifest, Store
 from storage.plans import AnyPlace
@@ -15,12 +16,15 @@ SYNC = {  # what is shown -> the metric: of the update that wrote weights, of th
 
 
 def weight_sync(manifests: Published) -> dict[str, float]:
-    """Return the seconds that weights were on their way in these stages, by part; nothing where none was."""
+    """Return the seconds that a policy's weights were on their way in these stages, by part; nothing where none was.
+
+    Several loads (the policy of before for the rollout, the new one for an evaluation) are averaged.
+    """
     found = {
         part: [manifest.metrics[name] for _, manifest in manifests if name in manifest.metrics]
         for part, name in SYNC.items()
     }
-    return {part: sum(seconds) for part, seconds in found.items() if seconds}
+    return {part: fmean(seconds) for part, seconds in found.items() if seconds}
 
 
 def prefix_cache(manifests: Published) -> dict[str, float]:

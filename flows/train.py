@@ -7,7 +7,6 @@ from pathlib import Path
 from prefect import flow, get_run_logger, tags
 from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext
-from prefect_ray.task_runners import RayTaskRunner
 
 from cgrpo_core.errors import UserError
 from flows.cluster import NAMESPACE, ray_cluster
@@ -20,6 +19,7 @@ from flows.program import check_program
 from flows.stale import claim_flow_run, tags_of
 from flows.submit import submit_stages, wait_for_all
 from flows.summary import iteration_row, stages_of
+from flows.task_runner import RayTaskRunner
 from flows.terminal import say
 from storage.artifacts import Store
 from storage.gates import accept_gates

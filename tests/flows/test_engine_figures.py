@@ -43,12 +43,13 @@ def test_the_way_of_the_weights_is_told_by_its_parts(published):
             measured("update", None, digest_seconds=0.25, export_seconds=0.5),
             measured("rollout", 0, load_seconds=1.0, load_reset_seconds=0.125),
             measured("rollout", 1, sampling_seconds=4.0),  # found the policy served
+            measured("evaluate", None, load_seconds=3.0, load_reset_seconds=0.125),
         ]
     )
-    assert found == {"digest": 0.25, "export": 0.5, "load": 1.0, "reset": 0.125}
+    assert found == {"digest": 0.25, "export": 0.5, "load": 2.0, "reset": 0.125}
     told = lines({"weight_sync": found, "prefix_cache": {"rollout": 0.5}})
     assert told == [
-        "weight sync: digest 0.25 s, export 0.50 s, load 1.00 s, reset 0.12 s",
+        "weight sync: digest 0.25 s, export 0.50 s, load 2.00 s, reset 0.12 s",
         "prompt tokens from the prefix cache: rollout 50%",
     ]
 

@@ -1,7 +1,7 @@
 """Matrix products of activations and weights, and of their gradients, by one of two libraries.
 
-On the CPU torch multiplies float32 with MKL, whose kernels leave half of an AMD processor's AVX-512 units idle. oneDNN,
-which every build of torch for these machines carries too, uses them: 2 times as fast there, about equal elsewhere.
+On the CPU torch multiplies float32 with MKL, which on an AMD processor with AVX-512 makes half of what oneDNN makes, a
+library that torch carries too (docs/performance.md). Other processors were not measured.
 Both add up in float32 in an order that the shapes and the number of threads decide.
 """
 

@@ -48,6 +48,7 @@ def update_policy(context: StageContext, samples: list[TrainingSample], policy: 
             "update_seconds": report.seconds,
             "digest_seconds": report.digest_seconds,
             "export_seconds": exported,
+            "padding_share": report.padding_share,
             **trainer.peak_memory(),
         },
         directories={"weights": weights},

@@ -60,6 +60,17 @@ def pack_length(pack: Sequence[TrainingSample]) -> int:
     return len(pack[0].prompt_token_ids) + sum(len(sample.token_ids) for sample in pack)
 
 
+def computed_tokens(packs: Sequence[Pack]) -> tuple[int, int]:
+    """Return how many positions a micro-batch of these packs has, and how many of them are padding."""
+    lengths = [pack_length(pack) for pack in packs]
+    positions = sum(lengths) if _in_one_sequence(packs) else len(packs) * max(lengths, default=0)
+    return positions, positions - sum(lengths)
+
+
+def _in_one_sequence(packs: Sequence[Pack]) -> bool:
+    return any(len(pack) > 1 for pack in packs)
+
+
 def build_micro_batch(packs: Sequence[Pack], device: torch.device) -> MicroBatch:
     """Return the tensors of `packs`; of none: one row of two tokens that is masked and weighs nothing.
 
@@ -73,7 +84,7 @@ def build_micro_batch(packs: Sequence[Pack], device: torch.device) -> MicroBatch
     for sample in samples:
         _validate(sample)
     length = max(len(s.token_ids) for s in samples)
-    shared = len(samples) > len(packs)
+    shared = _in_one_sequence(packs)
     input_ids, position_ids, taken_at = _sequences(packs, length, in_one=shared)
     targets = _padded([s.token_ids for s in samples], length, torch.int64)
     counts = torch.tensor([len(s.token_ids) for s in samples])

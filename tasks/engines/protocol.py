@@ -156,6 +156,7 @@ class UpdateReport:
     seconds: float
     digest_seconds: float  # of them, for the digest of the new weights
     old_logprobs: OldLogprobs
+    padding_share: float = 0.0  # of the positions that were computed
 
 
 class Trainer(Protocol):

@@ -296,4 +296,5 @@ class TrainerRank:
             seconds=seconds,
             digest_seconds=hashed,
             old_logprobs=result.old_logprobs,
+            padding_share=result.padding_share,
         )

@@ -22,7 +22,15 @@ from cgrpo_core.params import LossParams
 from cgrpo_core.records import OldLogprobs, TrainingSample
 from tasks.engines.contexts import context_of, forward_with_gradient
 from tasks.engines.logprob_gap import LogprobGap, sum_over_ranks
-from tasks.engines.micro_batch import MicroBatch, Pack, build_micro_batch, loss_rows, pack_by_prompt, pack_length
+from tasks.engines.micro_batch import (
+    MicroBatch,
+    Pack,
+    build_micro_batch,
+    computed_tokens,
+    loss_rows,
+    pack_by_prompt,
+    pack_length,
+)
 from tasks.engines.protocol import LogprobGapExceeded, UpdateRequest
 from tasks.engines.zero import ZeroEngine
 
@@ -62,6 +70,13 @@ class UpdateSums:
     losses: list[float] = field(default_factory=list)
     non_finite_steps: int = 0
     old_logprobs: OldLogprobs = "none"
+    positions: float = 0.0
+    padding: float = 0.0
+
+    @property
+    def padding_share(self) -> float:
+        """Return the share of the computed positions that is padding."""
+        return self.padding / self.positions if self.positions else 0.0
 
 
 def is_trained(sample: TrainingSample, loss: LossParams) -> bool:
@@ -125,6 +140,7 @@ def take_steps(engine: ZeroEngine, request: UpdateRequest, split: Split) -> Upda
     mini_batches = plan_mini_batches(request, split)
     engine.set_hyperparameters(request.optimizer)
     result = UpdateSums()
+    result.positions, result.padding = _positions(engine, mini_batches)
     before: list[list[Before | None]] = [[None] * len(batch.micro_batches) for batch in mini_batches]
     gap = LogprobGap()
     if not any(s.origin == "response" and is_trained(s, request.loss) for s in request.samples):
@@ -143,6 +159,12 @@ def take_steps(engine: ZeroEngine, request: UpdateRequest, split: Split) -> Upda
         _finish_step(result, sums, engine.step())
     result.old_logprobs = source
     return result
+
+
+def _positions(engine: ZeroEngine, mini_batches: Sequence[MiniBatch]) -> list[float]:
+    """Return the positions that one pass over the mini-batches computes on all ranks, and how many are padding."""
+    counted = [computed_tokens(packs) for batch in mini_batches for packs in batch.micro_batches]
+    return sum_over_ranks([float(sum(column)) for column in zip(*counted, (0, 0), strict=True)], engine.device)
 
 
 def _before(

@@ -11,7 +11,7 @@ from cgrpo_core.aggregation import Denominators, denominators
 from cgrpo_core.loss_rows import LossRows
 from cgrpo_core.losses import policy_loss
 from cgrpo_core.params import LossParams
-from tasks.engines.micro_batch import build_micro_batch, pack_by_prompt, pack_length
+from tasks.engines.micro_batch import build_micro_batch, computed_tokens, pack_by_prompt, pack_length
 from tasks.engines.policy_module import load_policy_module
 
 CPU = torch.device("cpu")
@@ -64,6 +64,14 @@ def test_packs_stand_in_one_sequence_without_padding():
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2]]
     assert batch.taken_at.tolist() == [[2, 3], [2, 0], [7, 0]]
     assert (batch.shared_prompts.lengths, batch.shared_prompts.packs) == ([3, 2, 1, 2, 1], [3, 2])
+
+
+def test_padding_is_counted_where_there_is_some():
+    long, short = sample((4, 5, 6)), sample((7,))
+    assert computed_tokens([(long,), (short,)]) == (12, 2)
+    assert computed_tokens([(long, short)]) == (7, 0)
+    assert computed_tokens([(long, short), (sample((6,), prompt=(9,)),)]) == (9, 0)
+    assert computed_tokens([]) == (0, 0)
 
 
 def test_rows_alone_are_plainly_causal():

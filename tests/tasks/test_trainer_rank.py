@@ -89,6 +89,16 @@ def test_neither_zero_stage_nor_packing_nor_micro_batches_nor_recomputation_chan
     assert_close(weights_of(other, tmp_path / "other"), weights_of(plain, tmp_path / "plain"))
 
 
+def test_an_update_says_how_much_of_what_it_computed_was_padding(start):
+    samples = [
+        replace(s, token_ids=s.token_ids[:keep], sampling_logprobs=s.sampling_logprobs[:keep])
+        for keep, s in enumerate(build_samples(), start=1)
+    ]
+    padded = update(start(), samples, tokens_per_micro_batch=1000)
+    assert 0 < padded.padding_share < 1
+    assert update(start(packed_tokens=1000), samples, tokens_per_micro_batch=1000).padding_share == 0
+
+
 @pytest.mark.parametrize("products", ["torch", "onednn"])
 def test_an_update_gives_the_same_weights_whatever_the_threads_do(start, base, model_dir, products):
     """Large enough that the gradients of the prompts' last positions, shared by many rows, are added up in parallel."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from cgrpo_core.logprobs import taken_logprobs
+from cgrpo_core.products import products_by
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16, as the makers state them
 SHAPES = {
@@ -63,14 +64,17 @@ def plain(hidden: Tensor, head: Tensor, targets: Tensor, pull: Tensor) -> None:
     (logs.gather(-1, targets[..., None]).squeeze(-1) * pull).sum().backward()
 
 
-def chunked(*, promised: bool, entropy: bool, chunk: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], None]:
+def chunked(
+    *, promised: bool, entropy: bool, chunk: int, library: str = "torch"
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], None]:
     """Ours, with or without the promise that saves a pass."""
 
     def run(hidden: Tensor, head: Tensor, targets: Tensor, pull: Tensor) -> None:
         flat = pull.reshape(-1)
         promise = (lambda logprobs, part: flat[part]) if promised else None
-        settings = {"temperature": 1.0, "with_entropy": entropy, "chunk_tokens": chunk}
-        logprobs, _ = taken_logprobs(hidden, head, targets, **settings, pull=promise)  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"temperature": 1.0, "with_entropy": entropy, "chunk_tokens": chunk}
+        settings["products"] = products_by(library)
+        logprobs, _ = taken_logprobs(hidden, head, targets, **settings, pull=promise)
         (logprobs * pull).sum().backward()
 
     return run

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+ROWS = 32
 SLICE_ROWS = 4096  # of a weight gradient that is added up: what is held beside it is SLICE_ROWS * H values
 
 
@@ -59,12 +60,17 @@ class TorchProducts:
 
 
 class OneDnnProducts:
-    """By oneDNN: float32 tensors on the CPU only."""
+    """By oneDNN: float32 tensors on the CPU only.
+
+    It compiles kernels for each shape that it meets, and keeps something of them for good: half a gigabyte after a few
+    thousand numbers of tokens. So rows are filled up with zeros to a multiple of ROWS, which changes no sum.
+    """
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """See Products."""
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return out
+        flat = x.reshape(-1, x.shape[-1])
+        found = _multiplied(_filled_up(flat), weight, bias)[: flat.shape[0]]
+        return found.view(*x.shape[:-1], weight.shape[0])
 
     def input_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
         """See Products."""
@@ -72,14 +78,24 @@ class OneDnnProducts:
 
     def weight_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
         """See Products."""
-        return self.linear(grad.T, x.T)
+        return _multiplied(_filled_up(grad).T, _filled_up(x).T)
 
     def add_weight_gradient(self, total: Tensor, grad: Tensor, x: Tensor) -> None:
         """See Products."""
-        columns = x.T.contiguous()
+        columns, rows = _filled_up(x).T.contiguous(), _filled_up(grad)
         for start in range(0, total.shape[0], SLICE_ROWS):
             part = slice(start, start + SLICE_ROWS)
-            total[part] += self.linear(grad[:, part].T, columns)
+            total[part] += _multiplied(rows[:, part].T, columns)
+
+
+def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out
+
+
+def _filled_up(x: Tensor) -> Tensor:
+    missing = -x.shape[0] % ROWS
+    return torch.nn.functional.pad(x, (0, 0, 0, missing)) if missing else x
 
 
 TORCH = TorchProducts()

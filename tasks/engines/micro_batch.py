@@ -2,7 +2,7 @@
 
 Rows of a group share their prompt. Packed, a prompt stands once, its completions side by side behind it, each seeing
 the prompt and itself only, at the positions it would have alone: the same log-probs for about half the computation
-where prompts are as long as completions. The packs of a micro-batch then stand in one sequence, without padding.
+where prompts are as long as completions. The packs of a micro-batch then stand in one sequence, with little padding.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cgrpo_core.loss_rows import LossRows
+from cgrpo_core.products import ROWS
 from cgrpo_core.records import TrainingSample
 from tasks.engines.shared_prompts import SharedPrompts
 
@@ -63,12 +64,18 @@ def pack_length(pack: Sequence[TrainingSample]) -> int:
 def computed_tokens(packs: Sequence[Pack]) -> tuple[int, int]:
     """Return how many positions a micro-batch of these packs has, and how many of them are padding."""
     lengths = [pack_length(pack) for pack in packs]
-    positions = sum(lengths) if _in_one_sequence(packs) else len(packs) * max(lengths, default=0)
-    return positions, positions - sum(lengths)
+    used = sum(lengths)
+    positions = used + _spare(used) if _in_one_sequence(packs) else len(packs) * max(lengths, default=0)
+    return positions, positions - used
 
 
 def _in_one_sequence(packs: Sequence[Pack]) -> bool:
     return any(len(pack) > 1 for pack in packs)
+
+
+def _spare(used: int) -> int:
+    """Return the padding behind packs, so that kernels are compiled for few lengths (products.py)."""
+    return -used % ROWS
 
 
 def build_micro_batch(packs: Sequence[Pack], device: torch.device) -> MicroBatch:
@@ -90,6 +97,7 @@ def build_micro_batch(packs: Sequence[Pack], device: torch.device) -> MicroBatch
     counts = torch.tensor([len(s.token_ids) for s in samples])
     mask = (torch.arange(length)[None, :] < counts[:, None]) & real
     lengths = [[len(pack[0].prompt_token_ids), *(len(s.token_ids) for s in pack)] for pack in packs]
+    lengths += [[spare]] if (spare := _spare(sum(map(sum, lengths)))) else []
     return MicroBatch(
         input_ids=input_ids.to(device),
         position_ids=position_ids.to(device),
@@ -132,7 +140,7 @@ def loss_rows(
 def _sequences(packs: Sequence[Pack], length: int, *, in_one: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return input_ids, position_ids [N, S] and taken_at [B, length]; N is 1 for packs `in_one`, else one a pack."""
     lengths = [pack_length(pack) for pack in packs]
-    rows, width = (1, sum(lengths)) if in_one else (len(packs), max(lengths))
+    rows, width = (1, sum(lengths) + _spare(sum(lengths))) if in_one else (len(packs), max(lengths))
     input_ids = torch.zeros(rows * width, dtype=torch.int64)
     position_ids = torch.zeros_like(input_ids)
     taken_at, begin = [], 0

@@ -47,30 +47,32 @@ def test_rows_with_one_prompt_share_it_up_to_the_bound():
 
 def test_a_completion_sees_its_prompt_and_itself_and_is_predicted_from_the_token_before():
     batch = build_micro_batch([(sample((4, 5)), sample((7,)))], CPU)
-    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 7]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3]]
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 7] + [0] * 26]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3] + [0] * 26]
     assert batch.taken_at.tolist() == [[2, 3], [2, 0]]
     assert batch.targets.tolist() == [[4, 5], [7, 0]]
     assert batch.mask.tolist() == [[True, True], [True, False]]
     assert batch.sampling_logprobs.tolist() == [[-4.0, -5.0], [-7.0, 0.0]]
-    assert batch.shared_prompts.lengths == [3, 2, 1]
+    assert batch.shared_prompts.lengths == [3, 2, 1, 26]
     like = torch.zeros(1)
     assert batch.shared_prompts.after_prompt(2, 3, like).tolist() == [[0, 0, 0, 0, -torch.inf], [0, 0, 0, 0, 0]]
 
 
-def test_packs_stand_in_one_sequence_without_padding():
+def test_packs_stand_in_one_sequence_that_is_filled_up():
     batch = build_micro_batch([(sample((4, 5)), sample((7,))), (sample((6,), prompt=(9, 9)),)], CPU)
-    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 7, 9, 9, 6]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2]]
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 7, 9, 9, 6] + [0] * 23]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 2] + [0] * 23]
     assert batch.taken_at.tolist() == [[2, 3], [2, 0], [7, 0]]
-    assert (batch.shared_prompts.lengths, batch.shared_prompts.packs) == ([3, 2, 1, 2, 1], [3, 2])
+    assert (batch.shared_prompts.lengths, batch.shared_prompts.packs) == ([3, 2, 1, 2, 1, 23], [3, 2, 1])
 
 
 def test_padding_is_counted_where_there_is_some():
     long, short = sample((4, 5, 6)), sample((7,))
     assert computed_tokens([(long,), (short,)]) == (12, 2)
-    assert computed_tokens([(long, short)]) == (7, 0)
-    assert computed_tokens([(long, short), (sample((6,), prompt=(9,)),)]) == (9, 0)
+    assert computed_tokens([(long, short)]) == (32, 25)
+    assert computed_tokens([(long, short), (sample((6,), prompt=(9,)),)]) == (32, 23)
+    assert computed_tokens([(sample((4,) * 28), short)]) == (32, 0)
+    assert build_micro_batch([(sample((4,) * 28), short)], CPU).shared_prompts.packs == [3]
     assert computed_tokens([]) == (0, 0)
 
 

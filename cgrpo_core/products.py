@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 ROWS = 32
-SLICE_ROWS = 4096  # of a weight gradient that is added up: what is held beside it is SLICE_ROWS * H values
+SLICE_ROWS = 1024  # of a weight gradient that is added up: what is held beside it is SLICE_ROWS * H values
 
 
 class Products(Protocol):

@@ -54,21 +54,26 @@ def ask(arm: subprocess.Popen[str], line: str) -> dict[str, Any]:
     raise RuntimeError(f"an arm ended with exit code {arm.wait()}")
 
 
-def measure_steps(model: str, turns: int) -> None:
-    """Print each step, then medians and ratios."""
-    arms = {name: start("trl_arms.py", name, model) for name in ARMS}
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ARMS}
+def in_turns(arms: dict[str, subprocess.Popen[str]], turns: int) -> dict[str, list[dict[str, Any]]]:
+    """Ask each arm once to warm up, then all in turns (ABBA); print and return what they measured, and end them."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     try:
-        for name in ARMS:
-            say(arm=name, warm_up=ask(arms[name], "step"))
+        for name, arm in arms.items():
+            say(arm=name, warm_up=ask(arm, "step"))
         for turn in range(turns):
-            for name in ARMS if turn % 2 == 0 else ARMS[::-1]:
+            for name in list(arms) if turn % 2 == 0 else list(arms)[::-1]:
                 rows[name].append(ask(arms[name], "step"))
                 say(arm=name, turn=turn, **rows[name][-1])
     finally:
         for arm in arms.values():
             arm.kill()
             arm.wait()
+    return rows
+
+
+def measure_steps(model: str, turns: int) -> None:
+    """Print each step, then medians and ratios."""
+    rows = in_turns({name: start("trl_arms.py", name, model) for name in ARMS}, turns)
     median = {
         name: {key: statistics.median(row[key] for row in done) for key in done[0]} for name, done in rows.items()
     }

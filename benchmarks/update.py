@@ -11,14 +11,12 @@ import argparse
 import random
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from against_trl import ask, say
+from against_trl import in_turns, say, start
 from trl_arms import GROUPS, RESPONSE, RESPONSES, OwnUpdates, reply, wait_for_line
 
 ARMS = ("packed_tokens=0,tokens=2048,products=torch", "products=torch", "products=onednn")
@@ -46,13 +44,12 @@ def run_arm(model: str, options: dict[str, Any]) -> None:
     updates, made = OwnUpdates(model, **{"packed_tokens": 1024, **options}), completions()
     while True:
         wait_for_line()
-        before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         updates.update(made, tokens, logprob_gap_max=None)
-        seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
         reply(
-            seconds=seconds,
-            cpu_seconds=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-            peak_gib=after.ru_maxrss / 2**20,
+            seconds=time.perf_counter() - began,
+            cpu_seconds=time.process_time() - cpu,
+            peak_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
             weights=updates.policy.weights_sha256[:12],
         )
 
@@ -75,22 +72,7 @@ def main() -> None:
         run_arm(arguments.model, options_of(arguments.only))
         return
     arms = arguments.arm or list(ARMS)
-    rows: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
-    command = [sys.executable, "-W", "ignore", __file__, arguments.model, "--only"]
-    processes = {
-        arm: subprocess.Popen([*command, arm], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for arm in arms
-    }
-    try:
-        for arm in arms:
-            ask(processes[arm], "warm up")
-        for turn in range(arguments.turns):
-            for arm in arms if turn % 2 == 0 else arms[::-1]:
-                rows[arm].append(ask(processes[arm], "update"))
-                say(arm=arm, turn=turn, **rows[arm][-1])
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
+    rows = in_turns({arm: start("update.py", arguments.model, "--only", arm) for arm in arms}, arguments.turns)
     for key in ("seconds", "cpu_seconds", "peak_gib"):
         medians = {arm: statistics.median(row[key] for row in found) for arm, found in rows.items()}
         say(median=key, groups=GROUPS, **medians, ratio=[found / medians[arms[0]] for found in medians.values()])

@@ -65,7 +65,9 @@ def computed_tokens(packs: Sequence[Pack]) -> tuple[int, int]:
     """Return how many positions a micro-batch of these packs has, and how many of them are padding."""
     lengths = [pack_length(pack) for pack in packs]
     used = sum(lengths)
-    positions = used + _spare(used) if _in_one_sequence(packs) else len(packs) * max(lengths, default=0)
+    if _in_one_sequence(packs):  # filled up, so that kernels are compiled for few lengths (products.py)
+        return used + -used % ROWS, -used % ROWS
+    positions = len(packs) * max(lengths, default=0)
     return positions, positions - used
 
 
@@ -73,9 +75,11 @@ def _in_one_sequence(packs: Sequence[Pack]) -> bool:
     return any(len(pack) > 1 for pack in packs)
 
 
-def _spare(used: int) -> int:
-    """Return the padding behind packs, so that kernels are compiled for few lengths (products.py)."""
-    return -used % ROWS
+def _shared_prompts(packs: Sequence[Pack]) -> SharedPrompts:
+    """Return how packs stand in one sequence; the padding behind them is a pack of its own."""
+    lengths = [[len(pack[0].prompt_token_ids), *(len(sample.token_ids) for sample in pack)] for pack in packs]
+    _, padding = computed_tokens(packs)
+    return SharedPrompts([*lengths, [padding]] if padding else lengths)
 
 
 def build_micro_batch(packs: Sequence[Pack], device: torch.device) -> MicroBatch:
@@ -96,12 +100,10 @@ def build_micro_batch(packs: Sequence[Pack], device: torch.device) -> MicroBatch
     targets = _padded([s.token_ids for s in samples], length, torch.int64)
     counts = torch.tensor([len(s.token_ids) for s in samples])
     mask = (torch.arange(length)[None, :] < counts[:, None]) & real
-    lengths = [[len(pack[0].prompt_token_ids), *(len(s.token_ids) for s in pack)] for pack in packs]
-    lengths += [[spare]] if (spare := _spare(sum(map(sum, lengths)))) else []
     return MicroBatch(
         input_ids=input_ids.to(device),
         position_ids=position_ids.to(device),
-        shared_prompts=SharedPrompts(lengths) if shared else None,
+        shared_prompts=_shared_prompts(packs) if shared else None,
         taken_at=taken_at.to(device),
         targets=targets.to(device),
         mask=mask.to(device),
@@ -139,9 +141,9 @@ def loss_rows(
 
 def _sequences(packs: Sequence[Pack], length: int, *, in_one: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return input_ids, position_ids [N, S] and taken_at [B, length]; N is 1 for packs `in_one`, else one a pack."""
-    lengths = [pack_length(pack) for pack in packs]
-    rows, width = (1, sum(lengths) + _spare(sum(lengths))) if in_one else (len(packs), max(lengths))
-    input_ids = torch.zeros(rows * width, dtype=torch.int64)
+    rows, (positions, _) = 1 if in_one else len(packs), computed_tokens(packs)
+    width = positions // rows
+    input_ids = torch.zeros(positions, dtype=torch.int64)
     position_ids = torch.zeros_like(input_ids)
     taken_at, begin = [], 0
     for place, pack in enumerate(packs):
